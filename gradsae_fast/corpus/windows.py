@@ -1,0 +1,70 @@
+"""Documents become windows of bounded length, windows become right-padded batches.
+
+Every token is new in exactly one window. Later windows begin with context that another window scores: the repeated
+BOS, then the last `overlap` tokens before the new ones. Padding stands on the right, where no causal model looks.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gradsae_fast.errors import ConfigError
+from gradsae_fast.records import Batch, TokenDocument, Window
+
+
+def cut_windows(document: TokenDocument, slot: int, *, context_length: int, overlap: int) -> list[Window]:
+    """The windows of a document, at most `context_length` tokens each, the repeated BOS included.
+
+    slot: position of the document in its segment. A document of length 0 has no windows.
+    Raises ConfigError where BOS and overlap leave no room for a new token.
+    """
+    num_context = overlap + document.num_bos
+    if overlap < 0 or num_context >= context_length:
+        raise ConfigError(
+            f"got overlap {overlap} and context length {context_length} with {document.num_bos} BOS, expected "
+            "0 <= overlap and overlap + BOS < context length; lower the overlap or raise the context length"
+        )
+    ids = document.token_ids
+    bos = ids[: document.num_bos]
+    windows = [Window(document=document, slot=slot, token_ids=ids[:context_length], num_context=0, first_position=0)]
+    for first in range(context_length, len(ids), context_length - num_context):
+        stop = first + context_length - num_context
+        tokens = np.concatenate([bos, ids[first - overlap : stop]])
+        windows.append(
+            Window(document=document, slot=slot, token_ids=tokens, num_context=num_context, first_position=first)
+        )
+    return windows if len(ids) else []
+
+
+def batch_windows(windows: Iterable[Window], *, tokens_per_batch: int, pad_id: int = 0) -> list[Batch]:
+    """Batches of similar length: rows x longest row <= `tokens_per_batch`; a longer window is a batch of its own.
+
+    Windows are sorted by length, longest first, equal lengths in the order given: the same windows always give the
+    same batches, and the first batches need the most memory.
+    """
+    if tokens_per_batch < 1:
+        raise ConfigError(f"got tokens_per_batch {tokens_per_batch}, expected at least 1")
+    ordered = sorted(windows, key=lambda window: -len(window.token_ids))
+    batches = []
+    first = 0
+    while first < len(ordered):
+        rows = max(1, tokens_per_batch // len(ordered[first].token_ids))
+        batches.append(_padded(ordered[first : first + rows], pad_id))
+        first += rows
+    return batches
+
+
+def padding_share(batches: Iterable[Batch]) -> float:
+    """Padded positions over all positions of the batches; 0 for no batches."""
+    padded = used = 0
+    for batch in batches:
+        padded += batch.token_ids_BT.size
+        used += sum(batch.lengths)
+    return 1 - used / padded if padded else 0.0
+
+
+def _padded(windows: Sequence[Window], pad_id: int) -> Batch:
+    token_ids_BT = np.full((len(windows), len(windows[0].token_ids)), pad_id, np.int64)
+    for row, window in enumerate(windows):
+        token_ids_BT[row, : len(window.token_ids)] = window.token_ids
+    return Batch(windows=tuple(windows), token_ids_BT=token_ids_BT)

@@ -1,0 +1,101 @@
+"""What a run would cost: time, memory and disk, from a short probe on the corpus's first documents."""
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from gradsae_fast.config import ExtractConfig
+from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.model.objectives import ObjectiveFunction
+from gradsae_fast.prepare import Prepared, prepare, with_sink_limits
+from gradsae_fast.probe import measure_medians, shortened
+from gradsae_fast.records import SegmentScores, TokenDocument
+from gradsae_fast.store import ScoreWriter
+
+_PROBE_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The size of a run, and its cost as extrapolated from the probe."""
+
+    num_documents: int
+    num_tokens: int
+    num_segments: int
+    probe_tokens: int
+    tokens_per_second: float
+    seconds: float
+    peak_memory_bytes: int  # of this process, model included
+    store_bytes: int
+    free_bytes: int  # on the disk of the store
+
+
+def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] | None = None) -> Estimate:
+    """Plan the run and score its first documents without keeping anything. Raises what `extract` would raise."""
+    prepared = prepare(config, objectives)
+    prepared = with_sink_limits(prepared, measure_medians(prepared))
+    documents = _first_documents(prepared)
+    prepared.score_segment(0, documents[:1])  # compiles the kernels
+    started = time.perf_counter()
+    segment = prepared.score_segment(0, documents)
+    seconds = time.perf_counter() - started
+    num_tokens = len(segment.tokens.token_id)
+    plan = prepared.plan
+    return Estimate(
+        num_documents=plan.num_documents,
+        num_tokens=plan.num_tokens,
+        num_segments=len(plan.segments),
+        probe_tokens=num_tokens,
+        tokens_per_second=num_tokens / seconds,
+        seconds=plan.num_tokens * seconds / num_tokens,
+        peak_memory_bytes=_peak_memory(),
+        store_bytes=round(_store_bytes(prepared, segment) * plan.num_tokens / num_tokens),
+        free_bytes=shutil.disk_usage(_existing_parent(Path(config.store.path).absolute())).free,
+    )
+
+
+def _first_documents(prepared: Prepared) -> list[TokenDocument]:
+    """Documents of about two batches; a long one is cut after its first windows, unless its end matters."""
+    budget = _PROBE_BATCHES * prepared.config.run.tokens_per_batch
+    segments = read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules)
+    chosen: list[TokenDocument] = []
+    for document in (document for _, documents in islice(segments, 4) for document in documents):
+        if budget <= 0:
+            break
+        if prepared.method.objectives == ("next-token",):
+            document = shortened(document, budget)
+        chosen.append(document)
+        budget -= document.num_tokens
+    return chosen
+
+
+def _store_bytes(prepared: Prepared, segment: SegmentScores) -> int:
+    """Bytes of the probe in a store of the same settings, made and removed again."""
+    store = prepared.config.store
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ScoreWriter.create_or_resume(
+            Path(folder) / "probe",
+            run={},
+            identity={},
+            num_segments=1,
+            precision_bits=store.precision_bits,
+            profile=store.profile,
+        ) as writer,
+    ):
+        return writer.write(segment).num_bytes
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,182 @@
+"""The straight line: documents become segments, segments become sparse scores, scores become a store.
+
+Running the same command again goes on where the last one stopped: committed segments are skipped.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradsae_fast.config import ExtractConfig
+from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.model.objectives import ObjectiveFunction
+from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
+from gradsae_fast.probe import check_run, measure_medians
+from gradsae_fast.records import Batch
+from gradsae_fast.score import Tally
+from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store.facts import read_facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is; sent after every batch."""
+
+    num_tokens: int  # scored so far, earlier runs of the same store included
+    total_tokens: int
+    num_segments: int  # committed so far
+    total_segments: int
+    tokens_per_second: float  # of this run
+    bytes_written: int  # by this run
+    l0: Mapping[str, float]
+    fvu: Mapping[str, float]
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected seconds until the end, at the present speed."""
+        left = self.total_tokens - self.num_tokens
+        return left / self.tokens_per_second if self.tokens_per_second else float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractReport:
+    """What a run did."""
+
+    store: Path
+    num_segments: int  # written by this run
+    num_skipped: int  # were there already
+    num_tokens: int  # scored by this run
+    seconds: float  # of scoring and writing, without loading and planning
+    bytes_written: int
+    l0: Mapping[str, float]
+    fvu: Mapping[str, float]
+
+
+def extract(
+    config: ExtractConfig,
+    *,
+    objectives: Mapping[str, ObjectiveFunction] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExtractReport:
+    """Score every token of the corpus once and keep the scores in a store.
+
+    `objectives` are functions of your own, by the names that `config.score.objectives` uses for them. `on_message` gets
+    the decisions that were taken, as sentences. Raises the errors of `gradsae_fast.errors`; what was committed before
+    stays valid.
+    """
+    tell = on_message or (lambda _: None)
+    prepared = prepare(config, objectives)
+    _tell_decisions(prepared, tell)
+    with _open_writer(prepared) as writer:
+        prepared = _through_the_gate(prepared, writer, tell)
+        return _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
+
+
+class _Run:
+    """The loop over segments, and the counts that it reports."""
+
+    def __init__(self, prepared: Prepared, writer: ScoreWriter, on_progress: Callable[[Progress], None]) -> None:
+        self.prepared = prepared
+        self.writer = writer
+        self.on_progress = on_progress
+        self.skipped = frozenset(writer.committed)
+        segments = prepared.plan.segments
+        self.tokens_before = sum(segment.num_tokens for segment in segments if segment.index in self.skipped)
+        self.tallies = {one.site.path: Tally() for one in prepared.sited}
+        self.num_tokens = 0
+        self.bytes_written = 0
+        self.started = time.perf_counter()
+
+    def carry_out(self) -> ExtractReport:
+        prepared = self.prepared
+        for segment, documents in read_segments(
+            prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, self.skipped
+        ):
+            scores = prepared.score_segment(segment.index, documents, tallies=self.tallies, on_batch=self.count)
+            self.bytes_written += self.writer.write(scores).num_bytes
+            self.tell_progress()
+        return ExtractReport(
+            store=Path(prepared.config.store.path),
+            num_segments=len(self.writer.committed) - len(self.skipped),
+            num_skipped=len(self.skipped),
+            num_tokens=self.num_tokens,
+            seconds=time.perf_counter() - self.started,
+            bytes_written=self.bytes_written,
+            l0={path: tally.l0 for path, tally in self.tallies.items()},
+            fvu={path: tally.fvu for path, tally in self.tallies.items()},
+        )
+
+    def count(self, batch: Batch) -> None:
+        self.num_tokens += batch.num_scored
+        self.tell_progress()
+
+    def tell_progress(self) -> None:
+        self.on_progress(
+            Progress(
+                num_tokens=self.tokens_before + self.num_tokens,
+                total_tokens=self.prepared.plan.num_tokens,
+                num_segments=len(self.writer.committed),
+                total_segments=len(self.prepared.plan.segments),
+                tokens_per_second=self.num_tokens / (time.perf_counter() - self.started),
+                bytes_written=self.bytes_written,
+                l0={path: tally.l0 for path, tally in self.tallies.items()},
+                fvu={path: tally.fvu for path, tally in self.tallies.items()},
+            )
+        )
+
+
+def _open_writer(prepared: Prepared) -> ScoreWriter:
+    store = prepared.config.store
+    return ScoreWriter.create_or_resume(
+        store.path,
+        run=prepared.facts(),
+        identity=prepared.identity(),
+        num_segments=len(prepared.plan.segments),
+        precision_bits=store.precision_bits,
+        profile=store.profile,
+        aggregates_include_special=prepared.method.include_special,
+    )
+
+
+def _through_the_gate(prepared: Prepared, writer: ScoreWriter, tell: Callable[[str], None]) -> Prepared:
+    """Measure sinks and pass the gate once per store; a resumed run reads what was measured."""
+    measured = read_facts(writer.path, "gate")
+    if measured is None:
+        medians = measure_medians(prepared)
+        prepared = with_sink_limits(prepared, medians)
+        report = check_run(prepared)
+        for check in report.checks:
+            verdict = "passed" if check.passed else "FAILED, forced"
+            tell(f"gate: {' '.join(filter(None, (check.name, check.site)))} {verdict}: {check.found}")
+        writer.write_facts("plan", plan_facts(prepared))
+        writer.write_dictionary(
+            tokens=_vocabulary(prepared),
+            decoder_norms={one.site.path: one.sae.w_dec_CD.float().norm(dim=1).cpu().numpy() for one in prepared.sited},
+        )
+        writer.write_facts("gate", {"median_norms": medians, **report.to_json()})
+        return prepared
+    tell(f"gate: passed when the store was begun; {len(writer.committed)} segments are there already")
+    return with_sink_limits(prepared, measured["median_norms"])
+
+
+def _vocabulary(prepared: Prepared) -> list[str]:
+    """The token strings of the vocabulary, as they read in text."""
+    tokenizer = prepared.lm.tokenizer
+    return [tokenizer.decode([index]) for index in range(len(tokenizer))]
+
+
+def _tell_decisions(prepared: Prepared, tell: Callable[[str], None]) -> None:
+    lm, plan, method = prepared.lm, prepared.plan, prepared.method
+    tell(f"model: {lm.source} ({type(lm.model).__name__}, {str(lm.dtype).removeprefix('torch.')}, {lm.device})")
+    for one in prepared.sited:
+        facts = one.sae.facts
+        tell(
+            f"SAE: {facts.source} ({facts.format} {facts.architecture}, {facts.num_latents} latents) at {one.site.path}"
+            f"; published L0 {facts.published_l0}, FVU {facts.published_fvu}"
+        )
+    tell(f"tokens: {prepared.bos_decision}")
+    where = "error term kept" if method.use_error_term else f"reconstruction spliced at {method.splice} positions"
+    tell(f"method: {method.preset}, {where}; objective {', '.join(method.objectives)}; positive raises it")
+    tell(f"corpus: {plan.num_documents} documents, {plan.num_tokens} tokens, {len(plan.segments)} segments")

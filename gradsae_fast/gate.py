@@ -1,0 +1,227 @@
+"""The checks before a run: most wrong numbers in this field come from an SAE on the wrong site, model or tokens.
+
+On a few windows of the corpus: does the SAE reconstruct this site about as well, with about as many latents, as its
+authors say; is a token's score independent of its batch mates; do the sparse scores equal autograd through the dense
+SAE. A failed check says what to do. The report is stored with the run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradsae_fast.errors import GateError
+from gradsae_fast.method import Method
+from gradsae_fast.model.capture import hidden_states
+from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.model.objectives import Objective
+from gradsae_fast.records import Array, Batch, SparseScores, Window
+from gradsae_fast.reference import dense_influence
+from gradsae_fast.score import (
+    SitedSae,
+    Tally,
+    encode,
+    position_masks,
+    reconstruct,
+    score_batch,
+    scored_positions,
+)
+
+# Relative error (sum of differences over sum of magnitudes) that rounding alone may cause.
+_TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One question, what was found, what was expected, and what to do where they differ."""
+
+    name: str
+    site: str
+    passed: bool
+    found: str
+    expected: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """All checks of one run."""
+
+    checks: tuple[Check, ...]
+    forced: bool
+
+    @property
+    def failures(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the store keeps."""
+        return {"forced": self.forced, "checks": [dataclasses.asdict(check) for check in self.checks]}
+
+
+def median_norms(lm: LanguageModel, sited: Sequence[SitedSae], batches: Sequence[Batch]) -> dict[str, float]:
+    """Median norm of the hidden state at each site over unmasked tokens: the measure of an attention sink."""
+    norms: dict[str, list[Array]] = {one.site.path: [] for one in sited}
+    for batch in batches:
+        for path, hidden_RD in hidden_states(lm, batch, [one.site for one in sited]).items():
+            norm_R = hidden_RD.float().norm(dim=1).cpu().numpy()
+            norms[path].append(norm_R[(position_masks(batch) == 0) & np.isfinite(norm_R)])
+    return {path: float(np.median(np.concatenate(parts))) for path, parts in norms.items()}
+
+
+def run_gate(
+    lm: LanguageModel,
+    sited: Sequence[SitedSae],
+    method: Method,
+    objectives: Sequence[Objective],
+    batches: Sequence[Batch],
+    scored: Batch,
+    *,
+    bos_decision: str,
+    force: bool = False,
+    chunk: int = 512,
+) -> GateReport:
+    """Run all checks; GateError with every failure, unless `force` says to go on.
+
+    `batches` are encoded only; the windows of `scored`, few and short, are also scored in several ways.
+    """
+    checks = [Check(name="bos", site="", passed=True, found=bos_decision, expected="as the SAE was trained")]
+    for one in sited:
+        checks.extend(_check_reconstruction(lm, one, batches))
+        checks.append(_check_batch_invariance(lm, one, method, objectives[0], scored, chunk))
+        checks.append(_check_autograd(lm, one, method, objectives[0], scored.windows[:2], chunk))
+    report = GateReport(checks=tuple(checks), forced=force)
+    if report.failures and not force:
+        raise GateError(
+            "the checks before the run failed; nothing was scored.\n"
+            + "\n".join(
+                f"  {c.name} at {c.site}: {c.found}; expected {c.expected}. {c.remedy}" for c in report.failures
+            )
+            + "\nIf you know better, --force runs all the same, and the store records it."
+        )
+    return report
+
+
+def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[Batch]) -> list[Check]:
+    """FVU and L0 on plain hidden states, against what the SAE's authors published."""
+    tally = Tally()
+    for batch in batches:
+        hidden_RD = hidden_states(lm, batch, [sited.site])[sited.site.path]
+        norm_R = hidden_RD.float().norm(dim=1)
+        keep_R = (position_masks(batch) == 0) & (norm_R.isfinite() & (norm_R <= sited.sink_norm)).cpu().numpy()
+        hidden_ND = hidden_RD[torch.from_numpy(keep_R).to(lm.device)].float()
+        code = encode(sited.sae, hidden_ND)
+        tally.add(hidden_ND, reconstruct(sited.sae, code), len(code.rows.values))
+    facts, site = sited.sae.facts, sited.site.path
+    fvu_limit = 0.9 if facts.published_fvu is None else min(0.95, 1.5 * facts.published_fvu + 0.1)
+    wrong_place = (
+        "Is this the model, the site and the BOS that the SAE was trained with "
+        f"({facts.model_name or 'model not stated'}, {facts.hook_name or facts.site or 'site not stated'})?"
+    )
+    low, high = (0.5, sited.sae.num_latents / 4)
+    if facts.published_l0 is not None:
+        low, high = facts.published_l0 / 2.5, facts.published_l0 * 2.5
+    return [
+        Check(
+            name="fvu",
+            site=site,
+            passed=tally.fvu <= fvu_limit,
+            found=f"FVU {tally.fvu:.3f}",
+            expected=f"at most {fvu_limit:.3f} (published: {facts.published_fvu})",
+            remedy=wrong_place,
+        ),
+        Check(
+            name="l0",
+            site=site,
+            passed=low <= tally.l0 <= high,
+            found=f"L0 {tally.l0:.1f}",
+            expected=f"{low:.1f} to {high:.1f} (published: {facts.published_l0})",
+            remedy=wrong_place,
+        ),
+    ]
+
+
+def _check_batch_invariance(
+    lm: LanguageModel,
+    sited: SitedSae,
+    method: Method,
+    objective: Objective,
+    batch: Batch,
+    chunk: int,
+) -> Check:
+    """Windows scored together equal windows scored alone."""
+    together, alone = _Influences(), _Influences()
+    for one_batch, influences in [(batch, together), *((_alone(window), alone) for window in batch.windows)]:
+        scores = score_batch(lm, [sited], method, [objective], one_batch, chunk=chunk, nonfinite="keep")
+        influences.add_sparse(scores.sites[sited.site.path], objective.name)
+    error, limit = together.relative_difference(alone), _TOLERANCE[lm.dtype]
+    return Check(
+        name="batch invariance",
+        site=sited.site.path,
+        passed=error <= limit,
+        found=f"relative difference {error:.2g}",
+        expected=f"at most {limit:.2g}",
+        remedy="Scores depend on their batch mates: run in float32, or one window a batch (tokens_per_batch = 1).",
+    )
+
+
+def _check_autograd(
+    lm: LanguageModel, sited: SitedSae, method: Method, objective: Objective, windows: Sequence[Window], chunk: int
+) -> Check:
+    """Sparse scores equal autograd through the dense SAE."""
+    sparse, dense = _Influences(), _Influences()
+    for window in windows:
+        batch = _alone(window)
+        scores = score_batch(lm, [sited], method, [objective], batch, chunk=chunk, nonfinite="keep")
+        sparse.add_sparse(scores.sites[sited.site.path], objective.name)
+        _, influence_TC = dense_influence(lm, sited, method, objective, window)
+        dense.add_dense(influence_TC.cpu().numpy()[scored_positions(batch)])
+    error, limit = sparse.relative_difference(dense), _TOLERANCE[lm.dtype]
+    return Check(
+        name="dense autograd",
+        site=sited.site.path,
+        passed=error <= limit,
+        found=f"relative difference {error:.2g}",
+        expected=f"at most {limit:.2g}",
+        remedy="Sparse scores and autograd disagree for this model and SAE; please report it with both names.",
+    )
+
+
+class _Influences:
+    """Influences of some tokens as (token * C + latent, value), so that two ways to compute them can be compared."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.keys: list[Array] = []
+        self.values: list[Array] = []
+
+    def add_sparse(self, scores: SparseScores, objective: str) -> None:
+        num_tokens = len(scores.indptr) - 1
+        token_Z = np.repeat(np.arange(num_tokens), np.diff(scores.indptr))
+        self._add(
+            token_Z, scores.indices, scores.activation * scores.projections[objective], num_tokens, scores.num_latents
+        )
+
+    def add_dense(self, influence_NC: Array) -> None:
+        token_Z, latent_Z = np.nonzero(influence_NC)
+        self._add(token_Z, latent_Z, influence_NC[token_Z, latent_Z], *influence_NC.shape)
+
+    def _add(self, token_Z: Array, latent_Z: Array, value_Z: Array, num_tokens: int, num_latents: int) -> None:
+        self.keys.append((token_Z + self.num_tokens) * num_latents + latent_Z.astype(np.int64))
+        self.values.append(value_Z.astype(np.float64))
+        self.num_tokens += num_tokens
+
+    def relative_difference(self, expected: "_Influences") -> float:
+        """Sum of differences over the sum of the expected magnitudes."""
+        _, group = np.unique(np.concatenate([*self.keys, *expected.keys]), return_inverse=True)
+        expected_values = np.concatenate(expected.values)
+        difference = np.bincount(group, np.concatenate([*self.values, -expected_values]))
+        size = float(np.abs(expected_values).sum())
+        return float(np.abs(difference).sum()) / size if size > 0 else float(np.abs(difference).sum())
+
+
+def _alone(window: Window) -> Batch:
+    return Batch(windows=(window,), token_ids_BT=window.token_ids[None].astype(np.int64))

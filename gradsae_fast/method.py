@@ -1,0 +1,121 @@
+"""Presets, objectives and what a run is not allowed to ask for: settings become a `Method`, or a ConfigError."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gradsae_fast.config import ExtractConfig, ScoreConfig, closest_hint
+from gradsae_fast.errors import ConfigError
+
+OBJECTIVE_UNITS = {
+    "next-token": "nats",
+    "continuation": "nats",
+    "continuation-prob": "probability",
+    "top-token:logit": "logits",
+    "top-token:logprob": "nats",
+    "top-token:prob": "probability",
+    "logit-diff": "logits",
+    "entropy": "nats",
+}
+"""Built-in objectives and the unit of their scalar m, hence of an influence."""
+
+ANSWER_OBJECTIVES = ("continuation", "continuation-prob")
+PRECISION_BITS = (3, 7, 10, 23)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A preset with its overrides resolved, as it is recorded with the scores."""
+
+    preset: str
+    use_error_term: bool
+    splice: Literal["none", "unmasked", "all"]
+    objectives: tuple[str, ...]
+    include_special: bool  # whether masked tokens take part in aggregates
+
+
+_PRESETS = {
+    "gradsae": Method(
+        preset="gradsae", use_error_term=False, splice="unmasked", objectives=("next-token",), include_special=False
+    ),
+    "attribution-patching": Method(
+        preset="attribution-patching",
+        use_error_term=True,
+        splice="none",
+        objectives=("next-token",),
+        include_special=False,
+    ),
+    "paper": Method(
+        preset="paper", use_error_term=False, splice="all", objectives=("continuation-prob",), include_special=True
+    ),
+    "authors-code": Method(
+        preset="authors-code", use_error_term=False, splice="all", objectives=("top-token:prob",), include_special=True
+    ),
+}
+
+
+def resolve_method(score: ScoreConfig, extra_objectives: tuple[str, ...] = ()) -> Method:
+    """Apply the overrides to the preset; `extra_objectives` are names of the caller's own functions.
+
+    >>> resolve_method(ScoreConfig(preset="paper")).objectives
+    ('continuation-prob',)
+    """
+    preset = _PRESETS[score.preset]
+    use_error_term = preset.use_error_term if score.use_error_term is None else score.use_error_term
+    if use_error_term and score.splice is not None:
+        raise ConfigError(
+            f"splice = {score.splice!r} has no effect with the error term kept: nothing is spliced there. "
+            "Remove splice, or set use_error_term = false."
+        )
+    splice = "none" if use_error_term else score.splice or (preset.splice if preset.splice != "none" else "unmasked")
+    names = tuple(canonical_objective(name, extra_objectives) for name in score.objectives) or preset.objectives
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objectives {list(names)} contain a repetition. Name each objective once.")
+    return dataclasses.replace(preset, use_error_term=use_error_term, splice=splice, objectives=names)
+
+
+def canonical_objective(name: str, extra: tuple[str, ...] = ()) -> str:
+    """The full spelling of an objective, or a ConfigError that lists what exists.
+
+    >>> canonical_objective("top-token")
+    'top-token:prob'
+    """
+    full = "top-token:prob" if name == "top-token" else name
+    if full in OBJECTIVE_UNITS or full in extra:
+        return full
+    known = [*OBJECTIVE_UNITS, *extra]
+    raise ConfigError(f"unknown objective {name!r}; expected one of {', '.join(known)}.{closest_hint(name, known)}")
+
+
+def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) -> Method:
+    """Refuse settings that contradict each other or would have no effect; returns the resolved method."""
+    method = resolve_method(config.score, extra_objectives)
+    corpus, store, run = config.corpus, config.store, config.run
+    if not config.saes:
+        raise ConfigError("no SAE given. Pass --sae PATH, or a [[sae]] table with a path.")
+    if (corpus.prompt_column is None) != (corpus.answer_column is None):
+        raise ConfigError("prompt_column and answer_column go together; got only one of them. Give both or neither.")
+    needs_answer = [name for name in method.objectives if name in ANSWER_OBJECTIVES]
+    if needs_answer and corpus.answer_column is None:
+        raise ConfigError(f"objective {needs_answer[0]!r} needs prompt and answer columns: set both in [corpus].")
+    if (corpus.contrast_columns is not None) != ("logit-diff" in method.objectives):
+        raise ConfigError("contrast_columns and the objective 'logit-diff' go together; got only one of them.")
+    if store.precision_bits not in PRECISION_BITS:
+        raise ConfigError(f"precision_bits is {store.precision_bits}; expected one of {PRECISION_BITS} (23 is exact).")
+    if not 0 <= corpus.overlap < corpus.context_length - 1:
+        raise ConfigError(
+            f"overlap {corpus.overlap} and context_length {corpus.context_length} leave no room for new tokens: "
+            "overlap must be at least 0 and smaller than context_length - 1."
+        )
+    _check_positive(corpus, "max_documents", "context_length")
+    _check_positive(run, "tokens_per_batch", "head_chunk_tokens", "threads")
+    if config.score.sink_norm_ratio != 0 and config.score.sink_norm_ratio <= 1:
+        raise ConfigError(f"sink_norm_ratio is {config.score.sink_norm_ratio}; expected more than 1, or 0 for off.")
+    return method
+
+
+def _check_positive(table: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(table, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; expected at least 1.")

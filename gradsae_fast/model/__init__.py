@@ -1,0 +1,1 @@
+"""The language model: load it, resolve a site, run it forward and backward."""

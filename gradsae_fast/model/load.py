@@ -1,0 +1,160 @@
+"""Load any causal language model of transformers, frozen, with everything that the rest of the house asks about it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gradsae_fast.config import ModelConfig
+from gradsae_fast.errors import ModelError
+from gradsae_fast.model.head import check_head
+from gradsae_fast.model.sites import Site, find_layers, resolve_site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LanguageModel:
+    """A frozen causal LM, its tokenizer, and the paths of its body and of its decoder layers."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+    digest: str
+    body_path: str
+    layers_path: str
+    layers_give_tuples: bool  # some architectures wrap a layer's output in a tuple
+
+    @property
+    def body(self) -> nn.Module:
+        """Embedding, decoder layers and final norm: everything below the head."""
+        return self.model.get_submodule(self.body_path)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        layers = self.model.get_submodule(self.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def max_context(self) -> int | None:
+        """Positions that the model was built for, where its configuration says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def site(self, spelling: str) -> Site:
+        """Resolve a site in any of its spellings."""
+        return resolve_site(self.model, self.layers_path, spelling)
+
+
+def load_model(config: ModelConfig) -> LanguageModel:
+    """Load and freeze a model; ModelError for what is missing, truncated, incomplete or not finite."""
+    device = torch.device(_choose_device(config.device))
+    dtype = _choose_dtype(config.dtype, device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            config.path, revision=config.revision, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot load a causal language model from {config.path!r}: {_first_line(error)} "
+            "Expected a transformers folder (config.json, model.safetensors, tokenizer.json) or a reachable hub id."
+        ) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        names = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ModelError(
+            f"{config.path!r} lacks {len(info['missing_keys'])} weights ({names}, ...), which would be random. Get the "
+            "complete checkpoint of this architecture."
+        )
+    return prepare_model(model.to(device), tokenizer, source=config.path, digest=_digest(config.path, model.config))
+
+
+def prepare_model(model: Any, tokenizer: Any, *, source: str, digest: str) -> LanguageModel:
+    """Freeze a model that is already in memory, find its body and layers, and check its head and weights."""
+    model.eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"{source!r}: weight {name} contains NaN or Inf. Get an intact checkpoint, or load it in float32."
+            )
+    body = model.get_decoder()
+    body_path = next((path for path, module in model.named_modules() if module is body and path), None)
+    if body_path is None:
+        raise ModelError(
+            f"{type(model).__name__} has no separate body (get_decoder). This architecture is not supported."
+        )
+    check_head(model, body, body_path)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    layers_path = f"{body_path}.{find_layers(body, num_layers)}"
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        source=source,
+        digest=digest,
+        body_path=body_path,
+        layers_path=layers_path,
+        layers_give_tuples=_gives_tuple(body, model.get_submodule(f"{layers_path}.0")),
+    )
+
+
+def _gives_tuple(body: nn.Module, layer: nn.Module) -> bool:
+    outputs: list[Any] = []
+    handle = layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device), use_cache=False)
+    finally:
+        handle.remove()
+    return isinstance(outputs[0], tuple)
+
+
+def _choose_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, but torch sees no CUDA device. Use --device cpu or auto.")
+    return device
+
+
+def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _digest(path: str, config: Any) -> str:
+    """What tells two checkpoints apart: file contents of a folder, resolved commit of a hub id."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"commit:{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.name == "config.json" or file.suffix in (".safetensors", ".bin"):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".") + "."

@@ -1,0 +1,160 @@
+"""Objectives: the scalar m that is differentiated, read off the output a few rows at a time.
+
+Every built-in objective is a sum over *read rows*: positions whose logits are looked at. So the logits of a chunk of
+rows give the value and the gradient with respect to those rows' final hidden states, and nothing of size [tokens,
+vocabulary] outlives its chunk. A sum over sequences, never a mean: a score must not depend on its batch mates.
+
+Letters: B windows, T positions, R read rows, V vocabulary, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gradsae_fast.errors import ConfigError
+from gradsae_fast.method import ANSWER_OBJECTIVES
+from gradsae_fast.model.head import head_logits
+from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.records import Array, Batch, Window
+
+ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Own objective: (logits [1, T, V], token_ids [1, T], mask [1, T] of scored tokens) -> scalar; called once a window."""
+
+RowValue = Callable[[Tensor, Tensor], Tensor]
+"""(logits [R, V] in float32, target ids [R, K]) -> value of each row [R]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A named scalar; `function` is the caller's own, None for the built-in ones."""
+
+    name: str
+    function: ObjectiveFunction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ObjectiveGradient:
+    """Value of m for each window, and its gradient with respect to the body's output."""
+
+    values_B: Array  # float64
+    grad_BTD: Tensor
+
+
+def _log_prob(logits_RV: Tensor, target_RK: Tensor) -> Tensor:
+    return -F.cross_entropy(logits_RV, target_RK[:, 0], reduction="none")
+
+
+def _entropy(logits_RV: Tensor, _target_RK: Tensor) -> Tensor:
+    log_prob_RV = torch.log_softmax(logits_RV, -1)
+    return -(log_prob_RV.exp() * log_prob_RV).sum(-1)
+
+
+def _logit_difference(logits_RV: Tensor, target_RK: Tensor) -> Tensor:
+    chosen_RK = logits_RV.gather(1, target_RK)
+    return chosen_RK[:, 0] - chosen_RK[:, 1]
+
+
+_ROW_VALUES: dict[str, RowValue] = {
+    "next-token": _log_prob,
+    "continuation": _log_prob,
+    # log p is differentiated; p multiplies when scores are read, so that long answers do not underflow.
+    "continuation-prob": _log_prob,
+    "top-token:logit": lambda logits_RV, _: logits_RV.amax(-1),
+    "top-token:logprob": lambda logits_RV, _: torch.log_softmax(logits_RV, -1).amax(-1),
+    "top-token:prob": lambda logits_RV, _: torch.log_softmax(logits_RV, -1).amax(-1).exp(),
+    "logit-diff": _logit_difference,
+    "entropy": _entropy,
+}
+
+
+def objective_gradient(
+    lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int
+) -> ObjectiveGradient:
+    """Value and gradient of one objective, given the body's output on the batch; `chunk` rows have logits at a time."""
+    hidden_BTD = body_output[0].detach()
+    grad_BTD = torch.zeros_like(hidden_BTD)
+    values_B = np.zeros(len(batch.windows))
+    if objective.function is not None:
+        for index, window in enumerate(batch.windows):
+            values_B[index], grad_TD = _own_window(lm, objective.function, window, body_output, hidden_BTD[index])
+            grad_BTD[index, : len(grad_TD)] = grad_TD
+        return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
+
+    reads = [_reads(objective.name, window) for window in batch.windows]
+    window_R = np.repeat(np.arange(len(reads)), [len(positions) for positions, _ in reads])
+    row_R = window_R * hidden_BTD.shape[1] + np.concatenate([positions for positions, _ in reads])
+    target_RK = np.concatenate([targets for _, targets in reads])
+    flat_hidden, flat_grad = hidden_BTD.flatten(0, 1), grad_BTD.flatten(0, 1)
+    for start in range(0, len(row_R), chunk):
+        part = slice(start, start + chunk)
+        rows = torch.from_numpy(row_R[part]).to(hidden_BTD.device)
+        targets = torch.from_numpy(target_RK[part]).to(hidden_BTD.device)
+        leaf_RD = flat_hidden[rows].requires_grad_()
+        value_R = _ROW_VALUES[objective.name](
+            head_logits(lm.model, lm.body_path, body_output, leaf_RD).float(), targets
+        )
+        flat_grad[rows] = torch.autograd.grad(value_R.sum(), leaf_RD)[0]
+        np.add.at(values_B, window_R[part], value_R.detach().double().cpu().numpy())
+    return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
+
+
+def _own_window(
+    lm: LanguageModel, function: ObjectiveFunction, window: Window, body_output: Any, hidden_TD: Tensor
+) -> tuple[float, Tensor]:
+    """Value of the caller's function on one window's logits, and its gradient [T, D]."""
+    length = len(window.token_ids)
+    leaf_TD = hidden_TD[:length].detach().requires_grad_()
+    logits_TV = head_logits(lm.model, lm.body_path, body_output, leaf_TD).float()
+    ids_T = torch.from_numpy(window.token_ids.astype(np.int64)).to(leaf_TD.device)
+    mask_T = torch.arange(length, device=leaf_TD.device) >= window.num_context
+    value = function(logits_TV[None], ids_T[None], mask_T[None])
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        found = getattr(value, "shape", type(value))
+        raise ConfigError(f"an objective must return a scalar tensor; got {found}. Sum over positions.")
+    return value.item(), torch.autograd.grad(value, leaf_TD)[0]
+
+
+def _reads(name: str, window: Window) -> tuple[Array, Array]:
+    """Positions of the window whose logits are read [R], and the token ids looked up there [R, K]."""
+    if name == "next-token" or name in ANSWER_OBJECTIVES:
+        return _predictions(window, 0 if name == "next-token" else _answer_start(name, window))
+    _require_whole_document(name, window)
+    pair = window.document.contrast_ids if name == "logit-diff" else ()
+    if pair is None:
+        raise ConfigError(f"document {window.document.document.key!r} has no contrast tokens. Set contrast_columns.")
+    return np.array([len(window.token_ids) - 1]), np.array([pair], np.int64).reshape(1, -1)
+
+
+def _predictions(window: Window, first_target: int) -> tuple[Array, Array]:
+    """Positions that predict a scored token from `first_target` of the document on; special tokens are no targets."""
+    position_W = np.arange(max(window.num_context, 1), len(window.token_ids))
+    in_document_W = position_W - window.num_context + window.first_position
+    kept = (in_document_W >= first_target) & ~window.document.special[in_document_W]
+    return position_W[kept] - 1, window.token_ids[position_W[kept], None].astype(np.int64)
+
+
+def _answer_start(name: str, window: Window) -> int:
+    start = window.document.answer_start
+    if start is None:
+        key = window.document.document.key
+        raise ConfigError(f"document {key!r} has no answer for {name!r}. Set prompt_column and answer_column.")
+    return start
+
+
+def _require_whole_document(name: str, window: Window) -> None:
+    if len(window.token_ids) != window.document.num_tokens:
+        raise ConfigError(
+            f"objective {name!r} reads the last position, but document {window.document.document.key!r} has "
+            f"{window.document.num_tokens} tokens and does not fit one window. Raise --context-length to that, or cut "
+            "the document's text in the corpus."
+        )
+
+
+def builtin_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
+    """Built-in objectives by their full names."""
+    return tuple(Objective(name=name) for name in names)

@@ -1,0 +1,216 @@
+"""Everything that must be known before the first segment: model, SAEs at their sites, tokens, plan."""
+
+import dataclasses
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradsae_fast.assemble import SegmentBuilder
+from gradsae_fast.config import CorpusConfig, ExtractConfig, SaeConfig
+from gradsae_fast.corpus.bos import TokenRules, decide_bos
+from gradsae_fast.corpus.plan import make_plan, plan_from_json, plan_key, plan_to_json
+from gradsae_fast.corpus.read import Corpus, open_corpus
+from gradsae_fast.corpus.tokens import tokenizer_digest
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
+from gradsae_fast.errors import ConfigError, SaeError
+from gradsae_fast.method import Method, check_config
+from gradsae_fast.model.load import LanguageModel, load_model
+from gradsae_fast.model.objectives import Objective, ObjectiveFunction
+from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
+from gradsae_fast.sae.load import load_sae
+from gradsae_fast.score import BatchScores, SitedSae, Tally, score_batch
+from gradsae_fast.store import open_scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A run that only needs to be carried out."""
+
+    config: ExtractConfig
+    method: Method
+    objectives: tuple[Objective, ...]
+    lm: LanguageModel
+    sited: tuple[SitedSae, ...]
+    corpus: Corpus
+    rules: TokenRules
+    bos_decision: str
+    plan: CorpusPlan
+    plan_key: str
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the scores depend on; a store is resumed only by a run of the same identity."""
+        corpus, score, run = self.config.corpus, self.config.score, self.config.run
+        return {
+            "model": {"digest": self.lm.digest, "dtype": str(self.lm.dtype), "device": self.lm.device.type},
+            "saes": {
+                one.site.path: {"digest": one.sae.facts.digest, "num_latents": one.sae.num_latents}
+                for one in self.sited
+            },
+            "corpus": {"plan": self.plan.digest, "context_length": corpus.context_length, "overlap": corpus.overlap},
+            "tokens": self.rules.to_json(),
+            "method": dataclasses.asdict(self.method)
+            | {"sink_norm_ratio": score.sink_norm_ratio, "nonfinite": score.nonfinite},
+            "batching": {"tokens_per_batch": run.tokens_per_batch, "head_chunk_tokens": run.head_chunk_tokens},
+            "versions": {name: version(name) for name in ("gradsae-fast", "torch", "transformers", "tokenizers")},
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What is recorded beside the identity: where things came from and on what machine."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "saes": {one.site.path: dataclasses.asdict(one.sae.facts) for one in self.sited},
+            "bos": self.bos_decision,
+            "plan_key": self.plan_key,
+            "machine": {
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "device": torch.cuda.get_device_name() if self.lm.device.type == "cuda" else platform.processor(),
+                "threads": torch.get_num_threads(),
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            },
+        }
+
+    def cut(self, document: TokenDocument, slot: int) -> list[Window]:
+        """The windows of one document, which is number `slot` of its segment."""
+        corpus = self.config.corpus
+        return cut_windows(document, slot, context_length=corpus.context_length, overlap=corpus.overlap)
+
+    def batches(self, windows: Iterable[Window]) -> list[Batch]:
+        """Windows of similar length together, within the token budget."""
+        return batch_windows(windows, tokens_per_batch=self.config.run.tokens_per_batch)
+
+    def score_segment(
+        self,
+        index: int,
+        documents: Sequence[TokenDocument],
+        *,
+        tallies: Mapping[str, Tally] | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
+    ) -> SegmentScores:
+        """Score whole documents: windows of similar length go together, rows return to corpus order."""
+        builder = SegmentBuilder(
+            index,
+            documents,
+            num_latents={one.site.path: one.sae.num_latents for one in self.sited},
+            method=self.method,
+            quarantine=self.config.score.nonfinite == "quarantine",
+        )
+        windows = [window for slot, document in enumerate(documents) for window in self.cut(document, slot)]
+        for batch in self.batches(windows):
+            builder.add(batch, self._score(batch, tallies))
+            if on_batch is not None:
+                on_batch(batch)
+        return builder.finish()
+
+    def _score(self, batch: Batch, tallies: Mapping[str, Tally] | None) -> BatchScores:
+        return score_batch(
+            self.lm,
+            self.sited,
+            self.method,
+            self.objectives,
+            batch,
+            tallies=tallies,
+            nonfinite=self.config.score.nonfinite,
+            chunk=self.config.run.head_chunk_tokens,
+        )
+
+
+def prepare(config: ExtractConfig, functions: Mapping[str, ObjectiveFunction] | None = None) -> Prepared:
+    """Load and plan. `functions` are the caller's own objectives by name. Raises the errors of every room."""
+    functions = functions or {}
+    method = check_config(config, tuple(functions))
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    corpus = _open_corpus(config.corpus)
+    lm = load_model(config.model)
+    _check_context(lm, config.corpus)
+    sited = load_sited_saes(lm, config.saes)
+    rules, decision = decide_bos(
+        lm.tokenizer,
+        [one.sae.facts.prepend_bos for one in sited],
+        config.corpus.bos,
+        masked_ids=frozenset(config.score.mask_token_ids),
+    )
+    key = plan_key(corpus.manifest(), tokenizer_digest(lm.tokenizer), rules, {})
+    plan = _stored_plan(config.store.path, key) or make_plan(corpus, lm.tokenizer, rules)
+    return Prepared(
+        config=config,
+        method=method,
+        objectives=tuple(Objective(name=name, function=functions.get(name)) for name in method.objectives),
+        lm=lm,
+        sited=sited,
+        corpus=corpus,
+        rules=rules,
+        bos_decision=decision,
+        plan=plan,
+        plan_key=key,
+    )
+
+
+def load_sited_saes(lm: LanguageModel, saes: Iterable[SaeConfig]) -> tuple[SitedSae, ...]:
+    """Load every SAE and put it at its site: the one given, else the one that its metadata names."""
+    sited: dict[str, SitedSae] = {}
+    for config in saes:
+        sae = load_sae(config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor)
+        spelling = config.site or sae.facts.site or sae.facts.hook_name
+        if spelling is None:
+            raise SaeError(f"the SAE {config.path!r} does not say where it belongs. Give its site with --site.")
+        site = lm.site(spelling)
+        if site.is_layer and sae.d_in != lm.width:
+            raise SaeError(
+                f"the SAE {config.path!r} reads width {sae.d_in}, but {lm.source!r} has width {lm.width}: it was "
+                f"trained on another model ({sae.facts.model_name or 'not stated'}). Check --model and --sae."
+            )
+        if site.path in sited:
+            raise ConfigError(f"two SAEs at {site.path}; expected one a site. Run them one after the other.")
+        sited[site.path] = SitedSae(site=site, sae=sae)
+    return tuple(sited.values())
+
+
+def with_sink_limits(prepared: Prepared, medians: Mapping[str, float]) -> Prepared:
+    """The run with attention sinks recognised by norm, as multiples of the given median norms."""
+    ratio = prepared.config.score.sink_norm_ratio
+    if ratio == 0:
+        return prepared
+    sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in prepared.sited)
+    return dataclasses.replace(prepared, sited=sited)
+
+
+def _open_corpus(config: CorpusConfig) -> Corpus:
+    return open_corpus(
+        config.path,
+        text_column=config.text_column,
+        id_column=config.id_column,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+        contrast_columns=config.contrast_columns,
+        metadata_columns=config.metadata_columns,
+        split=config.split,
+        max_documents=config.max_documents,
+    )
+
+
+def _check_context(lm: LanguageModel, corpus: CorpusConfig) -> None:
+    if lm.max_context is not None and corpus.context_length > lm.max_context:
+        raise ConfigError(
+            f"context_length is {corpus.context_length}, but {lm.source!r} was built for at most {lm.max_context} "
+            "positions. Lower --context-length to that."
+        )
+
+
+def _stored_plan(path: str, key: str) -> CorpusPlan | None:
+    """The plan that a store keeps under the same key, so that an unchanged corpus is not tokenised again."""
+    if not (Path(path) / "run.json").is_file():
+        return None
+    stored = open_scores(path).facts("plan")
+    return plan_from_json(stored["plan"]) if stored and stored["key"] == key else None
+
+
+def plan_facts(prepared: Prepared) -> dict[str, Any]:
+    """What `_stored_plan` reads back."""
+    return {"key": prepared.plan_key, "plan": plan_to_json(prepared.plan)}

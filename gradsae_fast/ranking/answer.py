@@ -1,0 +1,78 @@
+"""An answer: an Arrow table whose schema metadata says what its numbers mean.
+
+Metadata of every table (text as it is, everything else as JSON; what does not apply is absent):
+
+    ranking             latents, documents, tokens or contrast
+    site, objective     where and of what the scores were taken
+    by                  influence, positive, absolute, activation or frequency
+    unit                unit of what is ranked: score; difference, mean_a and mean_b; a token's value
+    influence_unit      unit of the columns influence, positive, absolute, max_influence
+    sign                what a positive influence says
+    includes_special    whether masked tokens (special tokens, attention sinks) are counted
+    num_documents       chosen documents with at least one counted token (a contrast: num_documents_a, _b, _both)
+    num_tokens          their counted tokens (a contrast: num_tokens_a, _b)
+    k                   rows asked for; null: all
+    run                 digest of the store's identity (configuration, model, SAE, corpus)
+
+and the question's own words: document, where, latent, order, smallest, a, b, per_token, context.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gradsae_fast.ranking.question import Question
+from gradsae_fast.ranking.units import SIGN, influence_unit, score_unit
+from gradsae_fast.records import Array
+from gradsae_fast.store import ScoreStore
+
+_TEXT = ("ranking", "site", "objective", "by", "unit", "influence_unit", "sign", "run", "where", "order", "a", "b")
+
+
+def first_k(score: Array, tie: Array, k: int | None, *, smallest: bool = False) -> Array:
+    """Return the rows in order of score, largest first (or smallest first); ties by the smaller `tie`, NaN last."""
+    return np.lexsort((tie, score if smallest else -score))[:k]
+
+
+def build_table(
+    columns: Mapping[str, Any], *, ranking: str, store: ScoreStore, question: Question, **facts: Any
+) -> pa.Table:
+    """Make the Arrow table; a `rank` column counted from 1 comes first."""
+    num_rows = len(next(iter(columns.values())))
+    arrays: dict[str, Any] = {"rank": np.arange(1, num_rows + 1, dtype=np.int64), **columns}
+    described = {
+        "ranking": ranking,
+        "site": question.site,
+        "objective": question.objective,
+        "by": question.by,
+        "unit": score_unit(question.objective, question.by, per_token=bool(facts.get("per_token"))),
+        "influence_unit": influence_unit(question.objective),
+        "sign": SIGN,
+        "includes_special": question.include_special,
+        "k": question.k,
+        "run": identity_digest(store),
+        **facts,
+    }
+    encoded = {key: _encode(key, value) for key, value in described.items() if value is not None or key == "k"}
+    return pa.table(arrays).replace_schema_metadata(encoded)
+
+
+def query_of(table: pa.Table) -> dict[str, Any]:
+    """Read back what a ranking table's schema metadata says, as Python values."""
+    metadata = table.schema.metadata or {}
+    decoded = {key.decode(): value.decode() for key, value in metadata.items()}
+    return {key: value if key in _TEXT else json.loads(value) for key, value in decoded.items()}
+
+
+def identity_digest(store: ScoreStore) -> str:
+    """Digest of everything that the scores depend on: sha256 of the identity's canonical JSON, 16 hex digits."""
+    canonical = json.dumps(store.identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _encode(key: str, value: Any) -> str:
+    return value if key in _TEXT else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,106 @@
+"""The checks at the door: what is asked for becomes a `Question` that the store can answer, or a `QueryError`."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import SupportsIndex
+
+from gradsae_fast.errors import QueryError
+from gradsae_fast.store import ScoreStore
+
+SUMS = ("influence", "positive", "absolute", "activation", "frequency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Which numbers of the store are asked for."""
+
+    site: str
+    objective: str
+    by: str
+    k: int | None  # None: all
+    include_special: bool
+    num_latents: int
+
+
+def resolve(
+    store: ScoreStore,
+    *,
+    by: str,
+    k: int | None,
+    site: str | None,
+    objective: str | None,
+    include_special: bool | None,
+    allowed: Sequence[str] = SUMS,
+) -> Question:
+    """Check the parts that every question has; a site or objective that is not given must be the store's only one.
+
+    Raises:
+        QueryError: nothing is committed, a name is unknown or ambiguous, or k is below 1.
+
+    """
+    if not store.segments:
+        raise QueryError(
+            f"{store.path} has no committed segment; expected at least one; run the extraction again: it resumes"
+        )
+    if k is not None and k < 1:
+        raise QueryError(f"got k = {k}; expected 1 or more, or None for all")
+    chosen_site = _only("site", site, store.sites)
+    return Question(
+        site=chosen_site,
+        objective=_only("objective", objective, store.objectives),
+        by=one_of("by", by, allowed),
+        k=k,
+        include_special=store.aggregates_include_special if include_special is None else include_special,
+        num_latents=store.num_latents(chosen_site),
+    )
+
+
+def check_latent(latent: SupportsIndex, question: Question) -> int:
+    """Return the latent as an int.
+
+    Raises:
+        QueryError: the site's SAE has no such latent.
+
+    """
+    number = operator.index(latent)
+    if not 0 <= number < question.num_latents:
+        raise QueryError(
+            f"got latent {number}; expected 0 to {question.num_latents - 1}, "
+            f"the {question.num_latents} latents of the SAE at {question.site!r}"
+        )
+    return number
+
+
+def one_of(what: str, name: str, known: Sequence[str]) -> str:
+    """Return the name if it is known.
+
+    Raises:
+        QueryError: it is not; the message has the closest known names.
+
+    """
+    if name in known:
+        return name
+    raise QueryError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Word what was expected instead of an unknown name.
+
+    >>> did_you_mean("activatoin", ["activation", "influence"])
+    "did you mean 'activation'? known: 'activation', 'influence'"
+    """
+    shown, compared = 12, 10_000  # comparing spellings takes microseconds each: a million document keys would hang
+    close = get_close_matches(name, known[:compared], n=3)
+    listed = ", ".join(map(repr, known[:shown]))
+    more = f" and {len(known) - shown} more" if len(known) > shown else ""
+    return (f"did you mean {' or '.join(map(repr, close))}? " if close else "") + f"known: {listed}{more}"
+
+
+def _only(what: str, name: str | None, known: Sequence[str]) -> str:
+    if name is not None:
+        return one_of(what, name, known)
+    if len(known) != 1:
+        raise QueryError(f"the store has {len(known)} {what}s; say which with {what}=: {', '.join(map(repr, known))}")
+    return known[0]

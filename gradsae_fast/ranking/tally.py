@@ -1,0 +1,185 @@
+"""Sums over tokens of every (document, latent) pair: what document rankings and contrasts are made of.
+
+Letters: N tokens and M documents of a segment, S chosen documents, P pairs of a chosen document and a latent that is
+active on at least one of its counted tokens, C latents, Z non-zeros of a run of tokens.
+
+The store keeps these sums (as float32), with or without masked tokens. They are summed again from the tokens' scores
+where the question wants the other choice, and where it is about so few of a segment's tokens that reading those is
+less work than reading the sums of all documents.
+
+The objective `continuation-prob` is kept as the log-gradient and log p, so that long answers do not underflow while
+they are computed; its influence is p times the log-gradient's, and that factor is applied here, in float64, once for
+each document. Below log p = -745 the factor, and with it the influence, is exactly 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradsae_fast.ranking.question import Question
+from gradsae_fast.ranking.selection import Selection
+from gradsae_fast.records import Array, SparseScores
+from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.segment import StoredSegment
+
+RUN_TOKENS = 1 << 14
+FEW_TOKENS = 1 / 8  # share of a segment's tokens
+_INFLUENCES = ("sum_influence", "sum_positive", "sum_absolute", "max_influence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tally:
+    """Sums of P (document, latent) pairs of one segment, over counted tokens; influences carry the objective's unit."""
+
+    num_tokens_S: Array  # int64, counted tokens of each chosen document
+    row_P: Array  # int64, into the chosen documents
+    latent_P: Array  # int64
+    num_active_P: Array  # int64, tokens on which the latent is active
+    activation_P: Array  # float64 from here on: sum of a
+    influence_P: Array  # sum of g
+    positive_P: Array  # sum of max(g, 0)
+    absolute_P: Array  # sum of |g|
+    max_activation_P: Array
+    max_influence_P: Array
+
+    def amount_P(self, by: str) -> Array:
+        """Return the summed amount that a question ranks by; for `frequency` the number of active tokens."""
+        amounts = {
+            "influence": self.influence_P,
+            "positive": self.positive_P,
+            "absolute": self.absolute_P,
+            "activation": self.activation_P,
+            "frequency": self.num_active_P,
+        }
+        return amounts[by]
+
+
+def tally(store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Question) -> Tally:
+    """Sum the scores of the chosen documents of a segment."""
+    num_tokens_S = document_lengths(store, segment, question)[slots_S]
+    scale_S = document_scale(segment, question.objective)[slots_S]
+    few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
+    if few or question.include_special != store.aggregates_include_special:
+        return _summed(segment, slots_S, question, num_tokens_S, scale_S)
+    return _stored(segment, slots_S, question, num_tokens_S, scale_S)
+
+
+def document_lengths(store: ScoreStore, segment: StoredSegment, question: Question) -> Array:
+    """Return the counted tokens of every document of a segment, int64 [M]."""
+    if question.include_special == store.aggregates_include_special:
+        return segment.counted_tokens().astype(np.int64)
+    document_N, counted_N = counted_tokens(segment, question)
+    return np.bincount(document_N[counted_N], minlength=segment.num_documents)
+
+
+def scope(store: ScoreStore, selection: Selection, question: Question) -> dict[str, int]:
+    """Return how many of the chosen documents have a counted token (num_documents), and those tokens (num_tokens)."""
+    lengths = [document_lengths(store, segment, question)[slots_S] for segment, slots_S in selection]
+    return {
+        "num_documents": sum(int(np.count_nonzero(num_tokens_S)) for num_tokens_S in lengths),
+        "num_tokens": sum(int(num_tokens_S.sum()) for num_tokens_S in lengths),
+    }
+
+
+def counted_tokens(segment: StoredSegment, question: Question) -> tuple[Array, Array]:
+    """Return the document slot of every token of a segment, int64 [N], and whether the token is counted, bool [N]."""
+    document_N = segment.token_column("document").astype(np.int64)
+    if question.include_special:
+        return document_N, np.ones(len(document_N), bool)
+    return document_N, segment.token_column("mask") == 0
+
+
+def document_scale(segment: StoredSegment, objective: str) -> Array:
+    """Return the factor of each document's stored influences, float64 [M]: p for `continuation-prob`, else 1."""
+    if objective != "continuation-prob":
+        return np.ones(segment.num_documents)
+    return np.exp(np.asarray(segment.documents().objectives[objective], np.float64))
+
+
+def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
+    influences = [f"{name}/{question.objective}" for name in _INFLUENCES]
+    sums = segment.site(question.site).document_sums(["count", "sum_activation", "max_activation", *influences])
+    length_S = np.diff(sums.indptr)[slots_S]
+    row_P = np.repeat(np.arange(len(slots_S)), length_S)
+    take_P = np.arange(len(row_P)) + np.repeat(sums.indptr[slots_S] - (np.cumsum(length_S) - length_S), length_S)
+    influence_P, positive_P, absolute_P, max_influence_P = (
+        sums.columns[name][take_P] * scale_S[row_P] for name in influences
+    )
+    return Tally(
+        num_tokens_S=num_tokens_S,
+        row_P=row_P,
+        latent_P=sums.indices[take_P].astype(np.int64),
+        num_active_P=sums.columns["count"][take_P].astype(np.int64),
+        activation_P=sums.columns["sum_activation"][take_P],
+        influence_P=influence_P,
+        positive_P=positive_P,
+        absolute_P=absolute_P,
+        max_activation_P=sums.columns["max_activation"][take_P],
+        max_influence_P=max_influence_P,
+    )
+
+
+def _summed(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
+    document_N, counted_N = counted_tokens(segment, question)
+    edges = np.searchsorted(document_N, np.arange(segment.num_documents + 1))
+    parts = []
+    for first, last in _runs(slots_S, edges):
+        start, stop = int(edges[slots_S[first]]), int(edges[slots_S[last - 1] + 1])
+        scores = segment.site(question.site).by_token(start, stop)
+        row_N = first + document_N[start:stop] - slots_S[first]
+        parts.append(_sum_run(scores, row_N, counted_N[start:stop], scale_S, question))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Tally(num_tokens_S=num_tokens_S, **columns)
+
+
+def _runs(slots_S: Array, edges: Array) -> Iterator[tuple[int, int]]:
+    """Cut the chosen documents into runs of neighbours that together have few tokens (or one document)."""
+    first = 0
+    for last in range(1, len(slots_S) + 1):
+        ends = last == len(slots_S) or slots_S[last] != slots_S[last - 1] + 1
+        if ends or edges[slots_S[last] + 1] - edges[slots_S[first]] > RUN_TOKENS:
+            yield first, last
+            first = last
+
+
+def _sum_run(
+    scores: SparseScores, row_N: Array, counted_N: Array, scale_S: Array, question: Question
+) -> dict[str, Array]:
+    token_Z = np.repeat(np.arange(len(row_N)), np.diff(scores.indptr))
+    keep_Z = counted_N[token_Z]
+    row_Z = row_N[token_Z[keep_Z]]
+    activation_Z = scores.activation[keep_Z].astype(np.float64)
+    influence_Z = influence(scores.activation, scores.projections[question.objective])[keep_Z] * scale_S[row_Z]
+    pair_P, pair_Z = np.unique(row_Z * question.num_latents + scores.indices[keep_Z], return_inverse=True)
+
+    def total(value_Z: Array) -> Array:
+        return np.bincount(pair_Z, value_Z, len(pair_P))
+
+    def largest(value_Z: Array) -> Array:
+        return group_maximum(pair_Z, value_Z, len(pair_P))
+
+    return {
+        "row_P": pair_P // question.num_latents,
+        "latent_P": pair_P % question.num_latents,
+        "num_active_P": np.bincount(pair_Z, minlength=len(pair_P)),
+        "activation_P": total(activation_Z),
+        "influence_P": total(influence_Z),
+        "positive_P": total(np.maximum(influence_Z, 0)),
+        "absolute_P": total(np.abs(influence_Z)),
+        "max_activation_P": largest(activation_Z),
+        "max_influence_P": largest(influence_Z),
+    }
+
+
+def influence(activation_Z: Array, projection_Z: Array) -> Array:
+    """Return g = a * ⟨gradient, effective decoder row⟩, multiplied in float32 as everywhere, as float64 [Z]."""
+    return (activation_Z * projection_Z).astype(np.float64)
+
+
+def group_maximum(group: Array, values: Array, num_groups: int) -> Array:
+    """Return the largest value of each group; NaN where it has one, -inf where it has none."""
+    largest = np.full(num_groups, -np.inf)
+    with np.errstate(invalid="ignore"):  # numpy warns of the NaN that it passes on as it should
+        np.maximum.at(largest, group, values)
+    return largest

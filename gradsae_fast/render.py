@@ -1,0 +1,224 @@
+"""What the terminal shows: tables, progress, reports. Files are written by `ranking.export`.
+
+On a terminal, tables and a bar; in a pipe or a log, plain lines.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gradsae_fast.errors import QueryError
+from gradsae_fast.ranking import query_of, write_table
+from gradsae_fast.store import Fault, ScoreStore
+
+if TYPE_CHECKING:
+    from gradsae_fast.estimate import Estimate
+    from gradsae_fast.extract import ExtractReport
+    from gradsae_fast.extract import Progress as RunProgress
+
+_LOG_SECONDS = 10.0  # between lines where there is no terminal
+
+
+class ProgressBar:
+    """Shows a run's progress; `update` and `message` are the callbacks of `extract`."""
+
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self.console = console
+        self.bar = bar
+        self.task = bar.add_task("scoring", total=None, detail="")
+        self.last_line = time.monotonic()
+
+    def message(self, text: str) -> None:
+        """A sentence about a decision."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def update(self, progress: "RunProgress") -> None:
+        """The state after a batch."""
+        detail = _progress_line(progress)
+        self.bar.update(self.task, completed=progress.num_tokens, total=progress.total_tokens, detail=detail)
+        if not self.console.is_terminal and time.monotonic() - self.last_line > _LOG_SECONDS:
+            self.last_line = time.monotonic()
+            done = f"{progress.num_tokens}/{progress.total_tokens} tokens"
+            self.message(f"{done}, {detail}, {progress.seconds_left:.0f} s left")
+
+
+@contextmanager
+def progress() -> Iterator[ProgressBar]:
+    """A progress bar on standard error."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(
+        *columns, TextColumn("{task.fields[detail]}"), TimeRemainingColumn(), console=console, transient=False
+    ) as bar:
+        bar.disable = not console.is_terminal
+        yield ProgressBar(console, bar)
+
+
+def show_table(table: pa.Table, format: str = "table", output: Path | None = None) -> None:
+    """Print a table for people, or write it as json, csv or parquet."""
+    if format == "table":
+        if output is not None:
+            raise QueryError(f"--output {output} needs a file format; add --format json, csv or parquet.")
+        _print_table(table)
+    else:
+        print(write_table(table, output, format) or "", end="")
+
+
+def show_report(report: "ExtractReport") -> None:
+    """The end of an extraction."""
+    speed = report.num_tokens / report.seconds if report.seconds else 0.0
+    print(
+        f"{report.store}: {report.num_segments} segments written, {report.num_skipped} were there; "
+        f"{report.num_tokens} tokens in {report.seconds:.1f} s ({speed:.0f} tokens/s), {_bytes(report.bytes_written)}"
+    )
+    for site, l0 in report.l0.items():
+        if report.num_tokens:
+            print(f"  {site}: L0 {l0:.1f}, FVU {report.fvu[site]:.3f}")
+    print(f"next: gradsae rank latents {report.store}")
+
+
+def show_estimate(estimate: "Estimate") -> None:
+    """What `--dry-run` found out."""
+    print(
+        f"corpus   {estimate.num_documents} documents, {estimate.num_tokens} tokens, {estimate.num_segments} segments"
+    )
+    print(f"speed    {estimate.tokens_per_second:.0f} tokens/s on a probe of {estimate.probe_tokens} tokens")
+    print(f"time     about {_duration(estimate.seconds)}")
+    print(f"memory   {_bytes(estimate.peak_memory_bytes)} at the peak of the probe, model included")
+    print(f"disk     about {_bytes(estimate.store_bytes)}; {_bytes(estimate.free_bytes)} are free")
+    if estimate.store_bytes > estimate.free_bytes:
+        print("warning  the disk is too small for this run; choose another --out or a lower --precision-bits")
+
+
+def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
+    """A store's identity, gate, progress and size."""
+    facts = store_facts(store)
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    print(f"store      {facts['path']} ({_bytes(facts['bytes'])}, {facts['profile']}, {facts['precision_bits']} bits)")
+    state = "complete" if facts["complete"] else "incomplete: run the same extract command again"
+    print(f"segments   {facts['segments']} of {facts['planned_segments']} committed; {state}")
+    print(f"corpus     {facts['documents']} documents, {facts['tokens']} tokens")
+    print(f"objective  {', '.join(facts['objectives'])}; positive influence: the latent's presence raises it")
+    for site, numbers in facts["sites"].items():
+        print(
+            f"site       {site}: {numbers['latents']} latents, L0 {numbers['l0']:.1f}, "
+            f"{numbers['bytes_per_nonzero']:.2f} bytes per non-zero"
+        )
+    for key, value in facts["identity"].get("method", {}).items():
+        print(f"method     {key} = {value}")
+    print(f"tokens     {facts['run'].get('bos', 'not recorded')}")
+    for check in (facts["gate"] or {}).get("checks", []):
+        print(
+            f"gate       {'passed' if check['passed'] else 'FAILED'}  {check['name']} {check['site']}: {check['found']}"
+        )
+
+
+def store_facts(store: ScoreStore) -> dict[str, Any]:
+    """What `info --json` prints; the keys are stable."""
+    commits = [segment.commit for segment in store.segments]
+    nonzeros = {site: sum(commit["counts"]["nnz"][site] for commit in commits) for site in store.sites}
+    size = sum(record["length"] for commit in commits for record in commit["objects"])
+    return {
+        "path": str(store.path),
+        "complete": store.is_complete,
+        "segments": len(store.segments),
+        "planned_segments": store.num_segments,
+        "documents": store.num_documents,
+        "tokens": store.num_tokens,
+        "bytes": size,
+        "precision_bits": store.precision_bits,
+        "profile": store.profile,
+        "objectives": store.objectives,
+        "sites": {
+            site: {
+                "latents": store.num_latents(site),
+                "nonzeros": count,
+                "l0": count / store.num_tokens if store.num_tokens else 0.0,
+                "bytes_per_nonzero": size / len(nonzeros) / count if count else 0.0,
+            }
+            for site, count in nonzeros.items()
+        },
+        "identity": store.identity,
+        "run": store.run,
+        "gate": store.facts("gate"),
+    }
+
+
+def show_faults(faults: Sequence[Fault]) -> None:
+    """What `verify` found."""
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults. Run `gradsae repair`, then the same extract command." if faults else "no fault found")
+
+
+def show_repair(dropped: Sequence[int]) -> None:
+    """What `repair` did."""
+    if not dropped:
+        print("no damaged segment")
+        return
+    numbers = ", ".join(map(str, dropped))
+    print(f"dropped segments {numbers}; run the same extract command to compute them again")
+
+
+def _print_table(table: pa.Table) -> None:
+    console = Console()
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    for name, values in columns.items():
+        numeric = all(isinstance(value, (int, float)) for value in values)
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=name != "after")
+    for row in zip(*columns.values(), strict=True):
+        grid.add_row(*(Text(_cell(value)) for value in row))
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(grid)
+    query = query_of(table) if b"ranking" in (table.schema.metadata or {}) else {}
+    if query:
+        console.print(Text(_legend(query), style="dim"), soft_wrap=True)
+
+
+def _legend(query: Mapping[str, Any]) -> str:
+    masked = "included" if query.get("includes_special") else "left out"
+    return (
+        f"site {query['site']}, objective {query['objective']} [{query['influence_unit']}]; {query['sign']}; "
+        f"{query['num_documents']} documents, {query['num_tokens']} tokens, masked tokens {masked}"
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return value.replace("\n", "⏎").replace("\t", "⇥")
+    return "" if value is None else str(value)
+
+
+def _progress_line(progress: "RunProgress") -> str:
+    l0 = " ".join(f"{value:.1f}" for value in progress.l0.values())
+    fvu = " ".join(f"{value:.3f}" for value in progress.fvu.values())
+    return f"{progress.tokens_per_second:.0f} tok/s, L0 {l0}, FVU {fvu}, {_bytes(progress.bytes_written)} written"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,176 @@
+"""The canonical SAE, and what happens to a hidden state before its encoder and after its decoder.
+
+Every supported family is brought to this one form when it is loaded:
+
+    x   = normalise_input(z)                    per token, or the identity
+    u   = x W_encᵀ + bias                       the bias holds every shift of the input, summed in float64
+    a   = rule(u)                               Threshold or TopK
+    ẑ   = undo_norm(a W_dec + b_dec)
+
+so a kernel needs two encode rules and one decoder, and a latent's effective decoder row is its row of W_dec times one
+factor per token, which `scale_gradient` moves onto the gradient.
+
+Shapes: N tokens, D width of the site, C latents.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from gradsae_fast.errors import SaeError
+
+LAYER_NORM_EPS = 1e-5  # SAELens adds it to the standard deviation, and leaves it out when it undoes the norm
+
+
+class InputNorm(StrEnum):
+    """What is done per token before encoding and undone after decoding. Fixed factors are folded into the weights."""
+
+    NONE = "none"
+    LAYER_NORM = "layer_norm"
+    CONSTANT_NORM = "constant_norm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Threshold:
+    """A latent is active iff u > threshold (strict, in float32); its value is relu(scale * u + offset).
+
+    Where `negative_threshold_C` is given, u < -negative_threshold is active too, and the value is u itself: the
+    two-sided rule has no value map. Exact zeros count as inactive. All tensors are float32 [C].
+    """
+
+    threshold_C: Tensor
+    negative_threshold_C: Tensor | None = None
+    scale_C: Tensor | None = None
+    offset_C: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.negative_threshold_C is not None and (self.scale_C is not None or self.offset_C is not None):
+            raise SaeError("a two-sided threshold rule has no value map; give negative_threshold_C or scale_C/offset_C")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopK:
+    """The k largest u, if positive (`signed`: the k largest |u|, if not zero); ties go to the smaller latent."""
+
+    k: int
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaeFacts:
+    """What the files say about an SAE: provenance, where it belongs, and how its training used the model."""
+
+    source: str  # as the user gave it
+    format: str
+    architecture: str  # as the file names it
+    site: str | None = None  # module path in the transformers model, e.g. "model.layers.18"
+    hook_name: str | None = None  # TransformerLens spelling of the site
+    model_name: str | None = None
+    prepend_bos: bool | None = None
+    context_size: int | None = None
+    published_l0: float | None = None
+    published_fvu: float | None = None
+    digest: str  # SHA-256 over the files, and over a normalisation factor given by hand
+    num_latents: int
+    d_in: int
+    dtype: str = "float32"  # of the two matrices in memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sae:
+    """One canonical SAE: u = x W + b, then the threshold rule or the top-k rule."""
+
+    w_enc_CD: Tensor  # contiguous; float32, or half where asked
+    w_dec_CD: Tensor  # contiguous; same dtype as w_enc_CD
+    bias_C: Tensor  # float32
+    b_dec_D: Tensor  # float32
+    rule: Threshold | TopK
+    input_norm: InputNorm
+    facts: SaeFacts
+
+    @property
+    def num_latents(self) -> int:
+        return self.w_dec_CD.shape[0]
+
+    @property
+    def d_in(self) -> int:
+        return self.w_dec_CD.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputStats:
+    """What the decoder undoes: ẑ = scale * (a W_dec + b_dec) + shift. None where there is nothing to undo."""
+
+    scale_N: Tensor | None = None  # float32
+    shift_N: Tensor | None = None  # float32, added to every component
+
+
+def normalise_input(sae: Sae, hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
+    """Bring hidden states [N, D] of any float dtype to what the encoder reads: (x_ND float32, statistics).
+
+    A hidden state of zeros normalises to zeros. Raises SaeError where the width is not the SAE's.
+    """
+    if hidden_ND.ndim != 2 or hidden_ND.shape[1] != sae.d_in:
+        raise SaeError(
+            f"hidden states have shape {tuple(hidden_ND.shape)}, the SAE {sae.facts.source!r} expects "
+            f"[tokens, {sae.d_in}]; use the SAE with the model and site that it was trained on"
+            + (f" ({sae.facts.model_name}, {sae.facts.site or sae.facts.hook_name})" if sae.facts.model_name else "")
+        )
+    x_ND = hidden_ND.float()
+    match sae.input_norm:
+        case InputNorm.NONE:
+            return x_ND, InputStats()
+        case InputNorm.LAYER_NORM:
+            return _layer_norm(x_ND)
+        case InputNorm.CONSTANT_NORM:
+            return _constant_norm(x_ND)
+
+
+def _layer_norm(hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
+    mean_N1 = hidden_ND.mean(dim=1, keepdim=True)
+    centred_ND = hidden_ND - mean_N1
+    std_N1 = centred_ND.std(dim=1, keepdim=True)
+    x_ND = centred_ND / (std_N1 + LAYER_NORM_EPS)
+    return x_ND, InputStats(scale_N=std_N1.squeeze(1), shift_N=mean_N1.squeeze(1))
+
+
+def _constant_norm(hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
+    scale_N1 = hidden_ND.norm(dim=1, keepdim=True) / hidden_ND.shape[1] ** 0.5
+    x_ND = hidden_ND / scale_N1.clamp_min(torch.finfo(torch.float32).tiny)
+    return x_ND, InputStats(scale_N=scale_N1.squeeze(1))
+
+
+def undo_norm(sae: Sae, decoded_ND: Tensor, stats: InputStats) -> Tensor:
+    """ẑ [N, D] from the decoder's output a W_dec + b_dec [N, D] and the statistics of the same tokens."""
+    match sae.input_norm:
+        case InputNorm.NONE:
+            return decoded_ND
+        case InputNorm.LAYER_NORM:
+            return decoded_ND * _column(stats.scale_N) + _column(stats.shift_N)
+        case InputNorm.CONSTANT_NORM:
+            return decoded_ND * _column(stats.scale_N)
+
+
+def scale_gradient(sae: Sae, grad_ND: Tensor, stats: InputStats) -> Tensor:
+    """G' [N, D] such that ⟨G'[n], W_dec[c]⟩ = ∂m/∂a[n,c], from G = ∂m/∂ẑ [N, D].
+
+    This is where the per-token factor of the effective decoder row goes, statistics held constant.
+    """
+    if sae.input_norm is InputNorm.NONE:
+        return grad_ND
+    return grad_ND * _column(stats.scale_N)
+
+
+def completeness_offset(sae: Sae, stats: InputStats) -> Tensor:
+    """The part of ẑ that no latent accounts for, [D] or [N, D]: Σ_c g[n,c] = ⟨G[n], ẑ[n] - offset[n]⟩."""
+    return undo_norm(sae, sae.b_dec_D, stats)
+
+
+def _column(values_N: Tensor | None) -> Tensor:
+    if values_N is None:
+        raise SaeError(
+            "the input statistics do not belong to this SAE; pass what normalise_input returned for the batch"
+        )
+    return values_N.unsqueeze(1)

@@ -1,0 +1,1 @@
+"""One module per published format: `FILES` it is made of, `LAYOUT` in words, `matches(path)` and `load(path, ...)`."""

@@ -1,0 +1,62 @@
+"""From a path or a hub id to the canonical SAE: each format is asked whether the files are its own."""
+
+from pathlib import Path
+
+import torch
+
+from gradsae_fast.errors import SaeError
+from gradsae_fast.sae import hub
+from gradsae_fast.sae.canonical import Sae
+from gradsae_fast.sae.formats import gemma_scope, saelens
+
+FORMATS = (saelens, gemma_scope)
+SHOWN = 20  # entries of a folder that an error lists
+
+
+def load_sae(
+    path_or_hub_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    norm_factor: float | None = None,
+) -> Sae:
+    """Load an SAE from a local folder or file, or from the hub ("org/repo" or "org/repo/folder").
+
+    `dtype` is how the two matrices are kept: float32, bfloat16 or float16; biases and thresholds stay float32.
+    `revision` is for the hub. `norm_factor` is the input factor of a SAELens SAE with `expected_average_only_in` whose
+    folder does not store it. Raises SaeError where nothing is found, the format or the family is not supported, or the
+    files are damaged.
+    """
+    source = str(path_or_hub_id)
+    path = _locate(source, revision)
+    for each in FORMATS:
+        if each.matches(path):
+            return each.load(path, source=source, device=device, dtype=dtype, norm_factor=norm_factor)
+    supported = "; ".join(each.LAYOUT for each in FORMATS)
+    raise SaeError(f"{path} holds no SAE of a supported format: found {_found(path)}. Supported: {supported}")
+
+
+def _locate(source: str, revision: str | None) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise SaeError(f"revision {revision!r} has no effect: {source!r} is a local path; leave it out")
+        return path
+    if not hub.is_hub_id(source):
+        raise SaeError(f"there is no local path {source!r}, and it is no hub id ('org/repo' or 'org/repo/folder')")
+    files = [name for each in FORMATS for name in each.FILES]
+    return hub.fetch(source, files=files, revision=revision)
+
+
+def _found(path: Path) -> str:
+    """What lies at the path: names of a folder, and the folders below it that do hold an SAE."""
+    if not path.is_dir():
+        return f"the file {path.name}"
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    inside = [
+        entry for entry in sorted(path.iterdir()) if entry.is_dir() and any(each.matches(entry) for each in FORMATS)
+    ]
+    hint = f" (an SAE lies in {', '.join(entry.name for entry in inside[:SHOWN])}: give that folder)" if inside else ""
+    return (", ".join(names[:SHOWN]) or "an empty folder") + more + hint

@@ -1,0 +1,44 @@
+"""The oracle: encode and decode of a canonical SAE, dense in [N, C], in float32, differentiable.
+
+Slow and obvious on purpose; tests, benchmarks and the gate compare the sparse operators with it.
+
+Shapes: N tokens, D width of the site, C latents.
+"""
+
+import torch
+from torch import Tensor
+
+from gradsae_fast.sae.canonical import InputStats, Sae, Threshold, TopK, normalise_input, undo_norm
+
+
+def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
+    """Activations a_NC, float32, zero where a latent is inactive. Raises SaeError on a wrong width."""
+    x_ND, _ = normalise_input(sae, hidden_ND)
+    u_NC = x_ND @ sae.w_enc_CD.float().T + sae.bias_C
+    match sae.rule:
+        case Threshold():
+            return _threshold(u_NC, sae.rule)
+        case TopK():
+            return _top_k(u_NC, sae.rule)
+
+
+def decode_dense(sae: Sae, a_NC: Tensor, stats: InputStats) -> Tensor:
+    """The reconstruction ẑ_ND, float32, from activations and the statistics that `normalise_input` returned."""
+    return undo_norm(sae, a_NC @ sae.w_dec_CD.float() + sae.b_dec_D, stats)
+
+
+def _threshold(u_NC: Tensor, rule: Threshold) -> Tensor:
+    active_NC = u_NC > rule.threshold_C
+    if rule.negative_threshold_C is not None:
+        return torch.where(active_NC | (u_NC < -rule.negative_threshold_C), u_NC, 0.0)
+    value_NC = u_NC if rule.scale_C is None else u_NC * rule.scale_C
+    value_NC = value_NC if rule.offset_C is None else value_NC + rule.offset_C
+    return torch.where(active_NC, value_NC.relu(), 0.0)
+
+
+def _top_k(u_NC: Tensor, rule: TopK) -> Tensor:
+    rank_NC = u_NC.abs() if rule.signed else u_NC
+    # A stable sort gives ties to the smaller latent; torch.topk promises no order among equals.
+    chosen_NK = rank_NC.sort(dim=1, descending=True, stable=True).indices[:, : rule.k]
+    kept_NC = torch.zeros_like(u_NC, dtype=torch.bool).scatter(1, chosen_NK, True)
+    return torch.where(kept_NC & (rank_NC > 0), u_NC, 0.0)

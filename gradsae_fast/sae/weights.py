@@ -1,0 +1,89 @@
+"""Weight files: reading them whole, and refusing what cannot be an SAE before any arithmetic.
+
+Every error names the file, says what it holds and what was expected.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gradsae_fast.errors import SaeError
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, on the CPU, in its own dtype."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SaeError(f"{path} is not a whole safetensors file ({error}); fetch or write it again") from error
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Every array of an npz archive, on the CPU, in its own dtype. Pickled objects are refused."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: torch.from_numpy(archive[key]) for key in archive.files}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise SaeError(f"{path} is not a whole npz archive of arrays ({error}); fetch it again") from error
+
+
+def check_keys(found: Iterable[str], expected: Iterable[str], *, path: Path, family: str) -> None:
+    """Refuse missing and unknown keys: both mean that the file is of another family than it says."""
+    found, expected = set(found), set(expected)
+    if found == expected:
+        return
+    problems = []
+    if expected - found:
+        problems.append(f"lacks {_listed(expected - found)}")
+    if found - expected:
+        problems.append(f"has the unknown {_listed(found - expected)}")
+    raise SaeError(
+        f"{path} {' and '.join(problems)}; it holds {_listed(found)}, a {family} SAE needs {_listed(expected)}. "
+        "Check that the weights and the stated architecture belong together"
+    )
+
+
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, path: Path) -> None:
+    """Refuse wrong shapes, integer weights, NaN and Inf. Orientation is never repaired: it is a fact of the format."""
+    for key, shape in shapes.items():
+        tensor = tensors[key]
+        if tuple(tensor.shape) != shape:
+            turned = " It looks transposed." if len(shape) > 1 and tuple(tensor.shape) == shape[::-1] else ""
+            raise SaeError(f"{key} in {path} has shape {tuple(tensor.shape)}, expected {shape}.{turned}")
+        if not tensor.is_floating_point():
+            raise SaeError(f"{key} in {path} has dtype {tensor.dtype}, expected floating point")
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise SaeError(f"{key} in {path} holds {bad} NaN or Inf of {tensor.numel()} values; fetch the SAE again")
+
+
+def check_not_negative(threshold_C: Tensor, *, path: Path) -> None:
+    """Refuse negative JumpReLU thresholds: training keeps them at zero or above, so another scheme wrote them."""
+    negative = int((threshold_C < 0).sum())
+    if negative:
+        raise SaeError(
+            f"threshold in {path} is negative for {negative} of {len(threshold_C)} latents "
+            f"(smallest {float(threshold_C.min()):g}), expected 0 or more; a logarithm, or a mark for 'not tracked'?"
+        )
+
+
+def digest_files(paths: Iterable[Path], *, extra: str = "") -> str:
+    """SHA-256 over the names and contents of the files, and over `extra`."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda each: each.name):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    total.update(extra.encode())
+    return total.hexdigest()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

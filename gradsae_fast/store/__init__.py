@@ -1,0 +1,25 @@
+"""The store: scores in committed Zarr segments, with writer, reader and verification; numpy and zarr, no torch.
+
+`FORMAT.md` beside this file is the on-disk format.
+"""
+
+from gradsae_fast.store.layout import FORMAT_VERSION
+from gradsae_fast.store.reader import ScoreStore, open_scores
+from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.site import DocumentSums, LatentStats, StoredSite
+from gradsae_fast.store.verify import Fault, repair, verify
+from gradsae_fast.store.writer import ScoreWriter
+
+__all__ = [
+    "FORMAT_VERSION",
+    "DocumentSums",
+    "Fault",
+    "LatentStats",
+    "ScoreStore",
+    "ScoreWriter",
+    "StoredSegment",
+    "StoredSite",
+    "open_scores",
+    "repair",
+    "verify",
+]

@@ -1,0 +1,93 @@
+"""What torch-free reports need of model and SAE, once per store: the vocabulary's strings and the decoders' norms."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
+
+import numpy as np
+
+from gradsae_fast.errors import IdentityError
+from gradsae_fast.store.arrays import StoredArray, encode_array, encode_group
+from gradsae_fast.store.commits import CommitRecord, describe, digest_of, publish, read_record
+from gradsae_fast.store.durable import make_folder, remove_temporaries, remove_tree
+from gradsae_fast.store.layout import DICTIONARY_SITE, DICTIONARY_TOKENS, Array, component, place
+from gradsae_fast.store.strings import decode_strings, encode_strings
+
+DICTIONARY = "dictionary"
+_RECORD = "commit.json"
+
+
+def dictionary_record(store: Path) -> Path:
+    """Return where the record lies that makes the dictionary visible."""
+    return store / DICTIONARY / _RECORD
+
+
+def publish_dictionary(
+    store: Path, tokens: Sequence[str] | None, decoder_norms: Mapping[str, Array], profile: str
+) -> CommitRecord:
+    """Publish the dictionary by the protocol of a segment; where it is there already, compare.
+
+    Raises:
+        IdentityError: the store has another dictionary.
+    """
+    objects = dict(_dictionary_objects(tokens, decoder_norms, profile))
+    make_folder(store / DICTIONARY)
+    path = dictionary_record(store)
+    if path.exists():
+        commit = read_record(path)
+        if commit.digest != digest_of(describe(key, data) for key, data in objects.items()):
+            raise IdentityError(
+                f"{store} has another dictionary (vocabulary or decoder norms); expected the one of this run: "
+                "choose another folder for a new run"
+            )
+        return commit
+    for leftover in (store / DICTIONARY).iterdir():
+        remove_tree(leftover)
+    remove_temporaries(store / DICTIONARY)
+    facts = {"tokens": None if tokens is None else len(tokens), "sites": list(decoder_norms)}
+    return publish(store, f"{DICTIONARY}/{token_hex(8)}", path, objects.items(), facts)
+
+
+def read_tokens(store: Path) -> list[str] | None:
+    """Return the string of every vocabulary id, or None where the store has none."""
+    commit = _read_commit(store)
+    if commit is None or commit.facts["tokens"] is None:
+        return None
+    data, offsets = (_stored(store, commit, spec.name).read() for spec in DICTIONARY_TOKENS)
+    return decode_strings(data, offsets)
+
+
+def read_decoder_norms(store: Path, site: str) -> Array | None:
+    """Return the norms float32 [C] of a site's decoder rows, or None where the store has none."""
+    commit = _read_commit(store)
+    if commit is None or site not in commit.facts["sites"]:
+        return None
+    return _stored(store, commit, f"sites/{component(site)}/{DICTIONARY_SITE[0].name}").read()
+
+
+def _read_commit(store: Path) -> CommitRecord | None:
+    path = dictionary_record(store)
+    return read_record(path) if path.exists() else None
+
+
+def _stored(store: Path, commit: CommitRecord, key: str) -> StoredArray:
+    return StoredArray(store / commit.folder / key, f"{store}, dictionary, {key}")
+
+
+def _dictionary_objects(
+    tokens: Sequence[str] | None, decoder_norms: Mapping[str, Array], profile: str
+) -> Iterator[tuple[str, bytes]]:
+    groups = ["", "sites", *(f"sites/{component(site)}" for site in decoder_norms)]
+    arrays = []
+    if tokens is not None:
+        groups.append("tokens")
+        data, offsets = encode_strings(tokens)
+        arrays += [(s.name, s, v) for s, v in zip(DICTIONARY_TOKENS, (data, offsets), strict=True)]
+    for site, norms in decoder_norms.items():
+        values = {"decoder_norm": np.ascontiguousarray(norms, np.float32)}
+        arrays += place(f"sites/{component(site)}", DICTIONARY_SITE, values)
+    for group in groups:
+        yield f"{group}/zarr.json".lstrip("/"), encode_group({})
+    for path, spec, array in arrays:
+        for key, encoded in encode_array(array, spec, profile).items():
+            yield f"{path}/{key}", encoded

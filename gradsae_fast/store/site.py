@@ -1,0 +1,143 @@
+"""One site of one committed segment, read by token or by latent.
+
+N tokens, C latents, Z non-zeros, R pairs of a document and a latent. Latent ids come as int32, token positions and row
+borders as int64, activations and projections as float32, every column of sums as float64.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gradsae_fast.errors import QueryError
+from gradsae_fast.records import SparseScores
+from gradsae_fast.store.arrays import StoredArray
+from gradsae_fast.store.inverted import tokens_of_gaps
+from gradsae_fast.store.layout import DOCUMENT_SUMS, LATENT_STATS, Array, ArraySpec, path_of
+
+_EDGES_AND_IDS = ("indptr", "indices")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DocumentSums:
+    """Sums over the counted tokens of each document, as CSR over documents; a pair that never counts is absent.
+
+    Columns, all float64 [R]: `count`, `sum_activation`, `max_activation`, and per objective
+    `sum_influence/<objective>`, `sum_positive/…`, `sum_absolute/…`, `max_influence/…`.
+    """
+
+    indptr: Array  # int64 [M+1]
+    indices: Array  # int32 [R], ascending inside a document
+    columns: Mapping[str, Array]
+    num_latents: int  # C
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentStats:
+    """Sums over the counted tokens of a segment for each latent; 0 for a latent that is never active.
+
+    Columns, all float64 [C]: `count`, `count_positive`, `count_negative`, `sum_activation`, `max_activation`, and per
+    objective `sum_influence/<objective>`, `sum_absolute/…`, `max_absolute/…`.
+    """
+
+    columns: Mapping[str, Array]
+    num_latents: int  # C
+
+
+class StoredSite:
+    """The scores of one site in one segment; made by `StoredSegment.site`."""
+
+    def __init__(
+        self, *, folder: Path, label: str, name: str, objectives: Sequence[str], shape: tuple[int, int]
+    ) -> None:
+        self.name = name
+        self.objectives = list(objectives)
+        self.num_tokens, self.num_latents = shape
+        self._folder = folder
+        self._label = label
+        self._arrays: dict[str, StoredArray] = {}
+
+    def by_token(self, start: int = 0, stop: int | None = None) -> SparseScores:
+        """Return the scores of tokens `start` to `stop` (default: the last), reading only their chunks.
+
+        Raises:
+            QueryError: a range outside the segment.
+            StoreError: damaged data.
+        """
+        stop = self.num_tokens if stop is None else stop
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise QueryError(f"{self._label}: tokens {start} to {stop}; expected a range inside 0 to {self.num_tokens}")
+        edges = self._array("by_token/indptr").read(start, stop + 1)
+        first, last = int(edges[0]), int(edges[-1])
+        return SparseScores(
+            indptr=edges - first,
+            indices=self._array("by_token/indices").read(first, last).astype(np.int32),
+            activation=self._array("by_token/activation").read(first, last),
+            projections=self._projections("by_token", first, last),
+            num_latents=self.num_latents,
+        )
+
+    def by_latent(self, latent: int) -> tuple[Array, Array, dict[str, Array]]:
+        """Return (tokens int64 ascending, activation float32, projections by objective); masked tokens too.
+
+        Raises:
+            QueryError: no such latent.
+            StoreError: damaged data.
+        """
+        if not 0 <= latent < self.num_latents:
+            raise QueryError(f"latent {latent} of site {self.name}; expected 0 to {self.num_latents - 1}")
+        first, last = int(self._latent_edges[latent]), int(self._latent_edges[latent + 1])
+        tokens = tokens_of_gaps(self._array("by_latent/token_gap").read(first, last))
+        activation = self._array("by_latent/activation").read(first, last)
+        return tokens, activation, self._projections("by_latent", first, last)
+
+    def document_sums(self, columns: Sequence[str] | None = None) -> DocumentSums:
+        """Return the per-document sums, all columns or the named ones.
+
+        Raises:
+            QueryError: no such column.
+            StoreError: damaged data.
+        """
+        return DocumentSums(
+            indptr=self._array("documents/indptr").read(),
+            indices=self._array("documents/indices").read().astype(np.int32),
+            columns=self._columns("documents", DOCUMENT_SUMS, columns),
+            num_latents=self.num_latents,
+        )
+
+    def latent_stats(self, columns: Sequence[str] | None = None) -> LatentStats:
+        """Return the per-latent statistics, all columns or the named ones.
+
+        Raises:
+            QueryError: no such column.
+            StoreError: damaged data.
+        """
+        return LatentStats(columns=self._columns("latents", LATENT_STATS, columns), num_latents=self.num_latents)
+
+    @cached_property
+    def _latent_edges(self) -> Array:
+        return self._array("by_latent/indptr").read()
+
+    def _projections(self, group: str, first: int, last: int) -> dict[str, Array]:
+        template = f"{group}/projection/{{objective}}"
+        return {name: self._array(path_of(template, name)).read(first, last) for name in self.objectives}
+
+    def _columns(self, group: str, specs: tuple[ArraySpec, ...], wanted: Sequence[str] | None) -> dict[str, Array]:
+        paths: dict[str, str] = {}
+        for spec in specs:
+            if spec.name.endswith("{objective}"):
+                paths |= {spec.name.replace("{objective}", name): path_of(spec.name, name) for name in self.objectives}
+            elif spec.name not in _EDGES_AND_IDS:
+                paths[spec.name] = spec.name
+        unknown = [name for name in wanted or () if name not in paths]
+        if unknown:
+            raise QueryError(f"{self._label} has no column {unknown[0]!r}; it has {', '.join(paths)}")
+        chosen = paths if wanted is None else wanted
+        return {name: self._array(f"{group}/{paths[name]}").read().astype(np.float64) for name in chosen}
+
+    def _array(self, path: str) -> StoredArray:
+        if path not in self._arrays:
+            self._arrays[path] = StoredArray(self._folder / path, f"{self._label}, {path}")
+        return self._arrays[path]

@@ -1,0 +1,28 @@
+"""Sparse operators for sparse autoencoders: encode without a dense [N, C], and touch only the active decoder rows.
+
+    encode_threshold, encode_topk    x, encoder         -> SparseRows
+    project                          SparseRows, grad   -> one projection for each active pair
+    decode                           SparseRows         -> reconstruction
+
+Nothing here needs the rest of the project; `kernels/README.md` has the math, the numeric contract and measured tables.
+"""
+
+from gradsae_kernels.backend import Backend, BackendUnavailable, choose_backend
+from gradsae_kernels.contracts import ContractError
+from gradsae_kernels.decode import decode
+from gradsae_kernels.encode_threshold import encode_threshold
+from gradsae_kernels.encode_topk import encode_topk
+from gradsae_kernels.project import project
+from gradsae_kernels.sparse_rows import SparseRows
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "ContractError",
+    "SparseRows",
+    "choose_backend",
+    "decode",
+    "encode_threshold",
+    "encode_topk",
+    "project",
+]

@@ -1,0 +1,77 @@
+"""Loading a model: what is missing, truncated, incomplete or not finite is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gradsae_fast.config import ModelConfig
+from gradsae_fast.errors import ModelError
+from gradsae_fast.model.load import load_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+
+
+def rewrite(folder: Path, change: str, value: torch.Tensor | None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(change)
+    if value is not None:
+        weights[change] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_loaded_model_is_frozen_and_knows_its_parts(folder: Path) -> None:
+    lm = load_model(ModelConfig(path=str(folder)))
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    assert (lm.body_path, lm.layers_path, lm.width, lm.dtype) == ("model", "model.layers", 24, torch.float32)
+    assert lm.max_context == 256
+
+
+def test_the_digest_follows_the_weights(folder: Path) -> None:
+    before = load_model(ModelConfig(path=str(folder))).digest
+    assert load_model(ModelConfig(path=str(folder))).digest == before
+    rewrite(folder, "model.norm.weight", torch.full((24,), 2.0))
+    assert load_model(ModelConfig(path=str(folder))).digest != before
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot load a causal language model from '.*nowhere'"):
+        load_model(ModelConfig(path=str(tmp_path / "nowhere")))
+
+
+def test_a_truncated_weight_file_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_a_missing_weight_is_refused_and_never_made_up(folder: Path) -> None:
+    rewrite(folder, "model.layers.1.mlp.up_proj.weight", None)
+    with pytest.raises(ModelError, match=r"lacks 1 weights \(model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_nan_in_a_weight_is_named(folder: Path) -> None:
+    rewrite(folder, "model.norm.weight", torch.full((24,), float("nan")))
+    with pytest.raises(ModelError, match=r"weight model\.norm\.weight contains NaN or Inf"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_an_architecture_that_is_no_causal_lm_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "no_such_model"}))
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_a_gpu_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="no CUDA device"):
+        load_model(ModelConfig(path=str(folder), device="cuda"))

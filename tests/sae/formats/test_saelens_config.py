@@ -1,0 +1,80 @@
+"""cfg.json: what is unknown, missing or of a wrong type is named, never guessed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.formats.saelens_config import read_config
+
+VALID: dict[str, Any] = {"architecture": "topk", "d_in": 12, "d_sae": 40, "k": 5, "metadata": {}}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    file = path / "cfg.json"
+    file.write_text(json.dumps(VALID | changes))
+    return file
+
+
+def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path))
+    assert config.apply_b_dec_to_input is True
+    assert config.normalize_activations == "none"
+    assert config.rescale_acts_by_decoder_norm is False
+    assert (config.prepend_bos, config.l0, config.fvu, config.site) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "transcoder"}, "'transcoder'; supported: standard, gated, jumprelu, topk, abstopk"),
+        ({"architecture": "temporal"}, "'temporal'; supported"),
+        ({"architecture": "matching_pursuit"}, "'matching_pursuit'; supported"),
+        ({"architecture": "matryoshka_batchtopk"}, "save_inference_model stores it as jumprelu"),
+        ({"architecture": None}, "None; supported"),
+        ({"activation_fn": "tanh-relu"}, "activation 'tanh-relu'"),
+        ({"architecture": "jumprelu", "activation_fn": "topk"}, "activation 'topk' for the architecture 'jumprelu'"),
+        ({"normalize_activations": "batch_norm"}, "'batch_norm'; supported: none, expected_average_only_in"),
+        ({"apply_b_dec_to_input": "yes"}, "'yes', expected bool"),
+        ({"d_in": None}, "d_in in .* None"),
+        ({"d_sae": 0}, "d_sae in .* 0, expected a positive whole number"),
+        ({"d_sae": True}, "d_sae in .* True"),
+        ({"k": None}, "k in .* None, expected a whole number from 1 to 40"),
+        ({"k": 41}, "k in .* 41"),
+        ({"k": 2.5}, "k in .* 2.5"),
+        ({"metadata": []}, "metadata in .* expected an object"),
+        ({"metadata": {"prepend_bos": "no"}}, "prepend_bos in .* expected bool"),
+        ({"metadata": {"hf_hook_name": 3}}, "hf_hook_name in .* expected str"),
+        ({"metadata": {"l0": "32"}}, "l0 in .* expected a number"),
+        ({"metadata": {"hook_name": "a", "hook_name_out": "b"}}, "a transcoder"),
+    ],
+)
+def test_what_is_not_supported_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SaeError, match=message):
+        read_config(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"d_in": 3', "\udcff"])
+def test_unreadable_json_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "cfg.json"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(SaeError, match=r"cfg\.json"):
+        read_config(file)
+
+
+def test_a_measurement_that_was_never_taken_is_no_measurement(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, metadata={"l0": float("nan"), "fvu": 0.2})).l0 is None
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "expected_average_only_in"), (False, "none"), (None, "none")])
+def test_the_boolean_normalisation_of_early_releases_is_translated(old: Any, new: str, tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, normalize_activations=old)).normalize_activations == new
+
+
+def test_top_k_of_an_early_release_needs_its_k(tmp_path: Path) -> None:
+    file = tmp_path / "cfg.json"
+    file.write_text(json.dumps({"d_in": 12, "d_sae": 40, "activation_fn_str": "topk"}))
+    with pytest.raises(SaeError, match=r"k in .* None"):
+        read_config(file)

@@ -1,0 +1,94 @@
+"""The gate stops a run whose SAE does not belong where it was put, and lets a sound one through."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from gradsae_fast.config import SaeConfig, ScoreConfig
+from gradsae_fast.corpus.bos import TokenRules
+from gradsae_fast.corpus.read import open_corpus
+from gradsae_fast.corpus.tokens import tokenize
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
+from gradsae_fast.errors import GateError
+from gradsae_fast.gate import GateReport, median_norms, run_gate
+from gradsae_fast.method import resolve_method
+from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.model.objectives import Objective
+from gradsae_fast.prepare import load_sited_saes
+from gradsae_fast.records import Batch
+from gradsae_fast.sae.canonical import Threshold
+from gradsae_fast.score import SitedSae
+
+
+@pytest.fixture
+def batch(tiny_tokenizer: PreTrainedTokenizerFast) -> Batch:
+    texts = ["The state of the union is strong.", "Peace abroad and work at home.", "Taxes fall, farms grow."]
+    documents = tokenize(open_corpus(texts), tiny_tokenizer, TokenRules(prepend_bos=True, bos_id=0))
+    windows = [window for document in documents for window in cut_windows(document, 0, context_length=64, overlap=0)]
+    return batch_windows(windows, tokens_per_batch=1000)[0]
+
+
+def perfect(lm: LanguageModel, folder: Any, batch: Batch, **facts: Any) -> SitedSae:
+    """An SAE that reconstructs exactly: each latent copies one direction of the hidden state, or its negative."""
+    one = load_sited_saes(lm, [SaeConfig(path=str(folder))])[0]
+    eye_DD = torch.eye(one.sae.d_in)
+    both_CD = torch.cat([eye_DD, -eye_DD])
+    rule = Threshold(threshold_C=torch.zeros(len(both_CD)))
+    sae = replace(
+        one.sae,
+        w_enc_CD=both_CD,
+        w_dec_CD=both_CD,
+        bias_C=torch.zeros(len(both_CD)),
+        b_dec_D=torch.zeros(one.sae.d_in),
+        rule=rule,
+        facts=replace(one.sae.facts, **facts),
+    )
+    return replace(one, sae=sae)
+
+
+def run(lm: LanguageModel, one: SitedSae, batch: Batch, **options: Any) -> GateReport:
+    objectives = [Objective(name="next-token")]
+    method = resolve_method(ScoreConfig())
+    return run_gate(lm, [one], method, objectives, [batch], batch, bos_decision="as trained", **options)
+
+
+def test_a_sound_run_passes_every_check(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    report = run(tiny_lm, perfect(tiny_lm, write_sae(), batch, published_l0=24.0, published_fvu=0.01), batch)
+    assert [check.name for check in report.checks] == ["bos", "fvu", "l0", "batch invariance", "dense autograd"]
+    assert not report.failures
+
+
+def test_an_sae_that_explains_nothing_stops_the_run(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    one = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])[0]
+    wrong = replace(one, sae=replace(one.sae, w_dec_CD=one.sae.w_dec_CD.flip(1).contiguous()))
+    with pytest.raises(GateError, match=r"(?s)fvu at model\.layers\.1: FVU .*expected at most 0\.9.*--force"):
+        run(tiny_lm, wrong, batch)
+
+
+def test_an_l0_far_from_the_published_one_stops_the_run(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    one = perfect(tiny_lm, write_sae(), batch, published_l0=3.0)
+    with pytest.raises(GateError, match=r"l0 at .*: L0 2\d\.\d; expected 1\.2 to 7\.5 \(published: 3\.0\)"):
+        run(tiny_lm, one, batch)
+
+
+def test_force_goes_on_and_is_recorded(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    report = run(tiny_lm, perfect(tiny_lm, write_sae(), batch, published_l0=3.0), batch, force=True)
+    assert [check.name for check in report.failures] == ["l0"]
+    assert report.to_json()["forced"] is True
+
+
+def test_a_wrong_effective_decoder_row_is_noticed(
+    tiny_lm: LanguageModel, write_sae: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradsae_fast.score.scale_gradient", lambda _sae, grad_ND, _stats: 1.2 * grad_ND)
+    with pytest.raises(GateError, match="dense autograd"):
+        run(tiny_lm, perfect(tiny_lm, write_sae(), batch), batch)
+
+
+def test_median_norms_ignore_masked_tokens(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    one = perfect(tiny_lm, write_sae(), batch)
+    median = median_norms(tiny_lm, [one], [batch])[one.site.path]
+    assert 0 < median < 1e3

@@ -1,0 +1,338 @@
+"""Sparse scores of a batch equal what dense autograd, finite differences and exact ablation say."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from gradsae_fast.config import SaeConfig, ScoreConfig
+from gradsae_fast.corpus.bos import TokenRules
+from gradsae_fast.corpus.read import open_corpus
+from gradsae_fast.corpus.tokens import tokenize
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
+from gradsae_fast.errors import ScoreError
+from gradsae_fast.method import resolve_method
+from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.model.objectives import Objective
+from gradsae_fast.model.patching import output_hook
+from gradsae_fast.prepare import load_sited_saes
+from gradsae_fast.records import Array, Batch, SparseScores, TokenMask
+from gradsae_fast.reference import dense_influence, objective_value
+from gradsae_fast.sae.canonical import completeness_offset, normalise_input
+from gradsae_fast.score import SitedSae, Tally, encode, project_gradient, reconstruct, score_batch, scored_positions
+
+NEXT_TOKEN = Objective(name="next-token")
+TEXTS = [
+    "The state of the union is strong.",
+    "Peace abroad and work at home: that is our duty.",
+    "naïve hopes become laws",
+    "We must build roads and schools, for the children of this land. Taxes fall, farms grow.",
+]
+FAMILIES = [
+    ("standard", {}),
+    ("standard", {"normalize_activations": "layer_norm"}),
+    ("gated", {"apply_b_dec_to_input": True}),
+    ("jumprelu", {"apply_b_dec_to_input": True}),
+    ("jumprelu", {"normalize_activations": "constant_norm_rescale"}),
+    ("topk", {"rescale_acts_by_decoder_norm": True}),
+    ("topk", {"normalize_activations": "layer_norm", "apply_b_dec_to_input": True}),
+    ("abstopk", {}),
+]
+
+MakeBatch = Callable[..., Batch]
+
+
+@pytest.fixture
+def make_batch(tiny_tokenizer: PreTrainedTokenizerFast) -> MakeBatch:
+    def make(
+        texts: list[Any] = TEXTS, *, bos: bool = True, context_length: int = 40, overlap: int = 8, **columns: Any
+    ) -> Batch:
+        rules = TokenRules(prepend_bos=bos, bos_id=0)
+        documents = tokenize(open_corpus(texts, **columns), tiny_tokenizer, rules)
+        windows = [
+            window
+            for slot, document in enumerate(documents)
+            for window in cut_windows(document, slot, context_length=context_length, overlap=overlap)
+        ]
+        return batch_windows(windows, tokens_per_batch=100_000)[0]
+
+    return make
+
+
+def sited(lm: LanguageModel, folder: Path, **options: Any) -> SitedSae:
+    one = load_sited_saes(lm, [SaeConfig(path=str(folder))])[0]
+    return replace(one, **options)
+
+
+def dense(scores: SparseScores, objective: str) -> Array:
+    """Influences [N, C]."""
+    influence_NC = np.zeros((len(scores.indptr) - 1, scores.num_latents))
+    row_Z = np.repeat(np.arange(len(influence_NC)), np.diff(scores.indptr))
+    influence_NC[row_Z, scores.indices] = scores.activation * scores.projections[objective]
+    return influence_NC
+
+
+def oracle(lm: LanguageModel, one: SitedSae, method: Any, objective: Objective, batch: Batch) -> Array:
+    influences = [dense_influence(lm, one, method, objective, window)[1].numpy() for window in batch.windows]
+    return np.concatenate(influences)[scored_positions(batch)]
+
+
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching", "paper"])
+@pytest.mark.parametrize(("architecture", "options"), FAMILIES, ids=lambda value: str(value))
+def test_scores_equal_autograd_through_the_dense_sae(
+    architecture: str,
+    options: dict[str, Any],
+    preset: str,
+    tiny_lm: LanguageModel,
+    write_sae: Any,
+    make_batch: MakeBatch,
+) -> None:
+    one = sited(tiny_lm, write_sae(architecture, **options), sink_norm=12.0)
+    method = resolve_method(ScoreConfig(preset=preset, objectives=("next-token",)))  # type: ignore[arg-type]
+    batch = make_batch()
+    assert len(batch.windows) > len(TEXTS), "one document should take several windows"
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+    expected_NC = oracle(tiny_lm, one, method, NEXT_TOKEN, batch)
+    assert np.abs(expected_NC).max() > 1e-3
+    assert (scores.mask_N & TokenMask.NORM).any()
+    np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), expected_NC, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["continuation", "continuation-prob", "top-token:logit", "top-token:logprob", "top-token:prob", "entropy"]
+)
+def test_every_objective_equals_its_plain_transcription(
+    name: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(objectives=(name,)))
+    objective = Objective(name=name)
+    rows = [{"q": text, "a": answer} for text, answer in zip(TEXTS, [" yes", " no", " we will", " it is"], strict=True)]
+    batch = make_batch(rows, prompt_column="q", answer_column="a", context_length=200)
+    scores = score_batch(tiny_lm, [one], method, [objective], batch, chunk=3)
+    found_NC = dense(scores.sites[one.site.path], name)
+    np.testing.assert_allclose(found_NC, oracle(tiny_lm, one, method, objective, batch), rtol=2e-3, atol=1e-6)
+
+
+def test_logit_difference_reads_the_two_tokens_of_the_record(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    objective = Objective(name="logit-diff")
+    method = resolve_method(ScoreConfig(objectives=("logit-diff",)))
+    rows = [{"text": text, "y1": " people", "y2": " world"} for text in TEXTS]
+    batch = make_batch(rows, contrast_columns=("y1", "y2"), context_length=200)
+    scores = score_batch(tiny_lm, [one], method, [objective], batch)
+    found_NC = dense(scores.sites[one.site.path], "logit-diff")
+    np.testing.assert_allclose(found_NC, oracle(tiny_lm, one, method, objective, batch), rtol=2e-3, atol=1e-6)
+
+
+def test_an_objective_may_be_any_function_of_the_logits(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    def margin(logits_BTV: torch.Tensor, _ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        top_BT2 = logits_BTV.topk(2).values
+        return (top_BT2[..., 0] - top_BT2[..., 1])[mask_BT].sum()
+
+    one = sited(tiny_lm, write_sae())
+    objective = Objective(name="margin", function=margin)
+    method = resolve_method(ScoreConfig(objectives=("margin",)), ("margin",))
+    batch = make_batch()
+    scores = score_batch(tiny_lm, [one], method, [objective], batch)
+    found_NC = dense(scores.sites[one.site.path], "margin")
+    np.testing.assert_allclose(found_NC, oracle(tiny_lm, one, method, objective, batch), rtol=2e-3, atol=2e-5)
+
+
+def test_probability_and_log_probability_rank_alike_inside_one_example(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    names = ("top-token:prob", "top-token:logprob")
+    method = resolve_method(ScoreConfig(objectives=names))
+    batch = make_batch(TEXTS[:1], context_length=200)
+    scores = score_batch(tiny_lm, [one], method, [Objective(name=name) for name in names], batch)
+    by_prob, by_logprob = (dense(scores.sites[one.site.path], name) for name in names)
+    scale = by_prob.sum() / by_logprob.sum()
+    assert 0 < scale < 1
+    np.testing.assert_allclose(by_prob, scale * by_logprob, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching"])
+def test_scores_do_not_depend_on_batch_mates_or_padding(
+    preset: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(preset=preset))  # type: ignore[arg-type]
+    batch = make_batch()
+    together = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+    alone = [
+        score_batch(
+            tiny_lm,
+            [one],
+            method,
+            [NEXT_TOKEN],
+            Batch(windows=(window,), token_ids_BT=np.pad(window.token_ids, (0, padding))[None].astype(np.int64)),
+        )
+        for padding, window in enumerate(batch.windows)
+    ]
+    parts = np.concatenate([dense(scores.sites[one.site.path], "next-token") for scores in alone])
+    np.testing.assert_allclose(dense(together.sites[one.site.path], "next-token"), parts, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(together.mask_N, np.concatenate([scores.mask_N for scores in alone]))
+
+
+def test_several_sites_in_one_run_equal_one_run_each(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    layers = [sited(tiny_lm, write_sae(name=f"sae{layer}", layer=layer, seed=layer)) for layer in (0, 2, 3)]
+    mlp_folder = write_sae(name="mlp", metadata={"hook_name": "blocks.1.hook_mlp_out"})
+    sites = [*layers, sited(tiny_lm, mlp_folder)]
+    batch = make_batch()
+    for preset in ("gradsae", "attribution-patching"):
+        method = resolve_method(ScoreConfig(preset=preset))
+        together = score_batch(tiny_lm, sites, method, [NEXT_TOKEN], batch)
+        for one in sites:
+            alone = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+            path = one.site.path
+            np.testing.assert_allclose(
+                dense(together.sites[path], "next-token"), dense(alone.sites[path], "next-token"), rtol=1e-3, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize(("architecture", "options"), FAMILIES, ids=lambda value: str(value))
+def test_influences_add_up_to_the_gradient_along_the_decoded_latents(
+    architecture: str, options: dict[str, Any], tiny_lm: LanguageModel, write_sae: Any
+) -> None:
+    sae = sited(tiny_lm, write_sae(architecture, **options)).sae
+    generator = torch.Generator().manual_seed(3)
+    hidden_ND, grad_ND = (torch.randn(17, sae.d_in, generator=generator) for _ in range(2))
+    code = encode(sae, hidden_ND)
+    influence_Z = code.rows.values * project_gradient(sae, code, grad_ND)
+    row_Z = torch.arange(17).repeat_interleave(code.rows.indptr.diff())
+    summed_N = torch.zeros(17).index_add(0, row_Z, influence_Z)
+    _, stats = normalise_input(sae, hidden_ND)
+    expected_N = (grad_ND * (reconstruct(sae, code) - completeness_offset(sae, stats))).sum(1)
+    torch.testing.assert_close(summed_N, expected_N, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_equals_central_finite_differences(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(preset="attribution-patching"))
+    batch = make_batch(TEXTS[:1], context_length=200)
+    window = batch.windows[0]
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch).sites[one.site.path]
+    token = int(np.diff(scores.indptr).argmax())
+    entries = range(scores.indptr[token], scores.indptr[token + 1])
+    model = tiny_lm.model.double()
+    try:
+        for entry in list(entries)[:4]:
+            row_D = one.sae.w_dec_CD[int(scores.indices[entry])].double()
+            step = 1e-2  # the norm layers work in float32, whatever the model's dtype
+
+            def value(shift: float, row_D: torch.Tensor = row_D) -> float:
+                def change(hidden_BTD: torch.Tensor) -> torch.Tensor:
+                    moved_BTD = hidden_BTD.clone()
+                    moved_BTD[0, token] += shift * row_D
+                    return moved_BTD
+
+                with torch.no_grad(), output_hook(model.get_submodule(one.site.path), change):
+                    logits_TV = model(input_ids=torch.from_numpy(batch.token_ids_BT), use_cache=False).logits[0]
+                return objective_value(NEXT_TOKEN, logits_TV, window).item()
+
+            difference = (value(step) - value(-step)) / (2 * step)
+            assert scores.projections["next-token"][entry] == pytest.approx(difference, rel=5e-3, abs=1e-3)
+    finally:
+        tiny_lm.model.float()
+
+
+def test_influence_is_exact_ablation_where_everything_above_is_linear(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae("topk"))
+    direction_D = torch.randn(one.sae.d_in, generator=torch.Generator().manual_seed(5))
+    batch = make_batch(TEXTS[:1], context_length=200)
+    hidden_ND = torch.randn(batch.num_scored, one.sae.d_in, generator=torch.Generator().manual_seed(6))
+    code = encode(one.sae, hidden_ND)
+    influence_Z = code.rows.values * project_gradient(one.sae, code, direction_D.expand_as(hidden_ND))
+    full = (reconstruct(one.sae, code) @ direction_D).sum()
+    for entry in range(0, len(influence_Z), 7):
+        values = code.rows.values.clone()
+        values[entry] = 0.0
+        ablated = (reconstruct(one.sae, replace(code, rows=code.rows._replace(values=values))) @ direction_D).sum()
+        assert influence_Z[entry].item() == pytest.approx((full - ablated).item(), rel=1e-3, abs=2e-4)
+
+
+def test_masked_positions_are_not_spliced_unless_all_are(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    batch = make_batch(TEXTS[:1], context_length=200)
+    values = {}
+    for splice in ("unmasked", "all"):
+        method = resolve_method(ScoreConfig(splice=splice))
+        scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+        values[splice] = scores.values[one.site.path]["next-token"][0]
+    assert values["unmasked"] != pytest.approx(values["all"], rel=1e-4)
+
+
+def test_without_a_bos_the_first_position_of_every_window_is_masked_as_a_sink(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig())
+    batch = make_batch(bos=False)
+    mask_N = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch).mask_N
+    starts = np.cumsum([0, *(window.num_scored for window in batch.windows)])[:-1]
+    begins = [start for start, window in zip(starts, batch.windows, strict=True) if window.num_context == 0]
+    assert np.flatnonzero(mask_N).tolist() == sorted(begins)
+    assert set(mask_N[begins]) == {TokenMask.FIRST}
+
+
+def test_tally_gives_l0_and_fvu_of_unmasked_tokens(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(preset="attribution-patching"))
+    tallies = {one.site.path: Tally()}
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], make_batch(), tallies=tallies)
+    sparse, tally = scores.sites[one.site.path], tallies[one.site.path]
+    counted = scores.mask_N == 0
+    assert tally.num_tokens == counted.sum()
+    assert tally.l0 == pytest.approx(np.diff(sparse.indptr)[counted].mean())
+    assert 0 < tally.fvu < 1.5
+
+
+@pytest.mark.parametrize("nonfinite", ["raise", "keep"])
+def test_nan_in_one_document_is_reported_or_masked_and_never_spreads(
+    nonfinite: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig())
+    batch = make_batch(context_length=200)
+    clean = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+
+    def poison(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        poisoned_BTD = hidden_BTD.clone()
+        poisoned_BTD[1, 5, 0] = float("nan")
+        return poisoned_BTD
+
+    with output_hook(tiny_lm.model.get_submodule("model.layers.0"), poison):
+        if nonfinite == "raise":
+            key = batch.windows[1].document.document.key
+            with pytest.raises(ScoreError, match=rf"NaN or Inf in the hidden state.*{key!r}, token"):
+                score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+            return
+        kept = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch, nonfinite="keep")
+    bad = (kept.mask_N & TokenMask.NONFINITE) != 0
+    first = batch.windows[0].num_scored
+    assert bad[first : first + batch.windows[1].num_scored].any()
+    assert not bad[:first].any()
+    found_NC, clean_NC = (dense(scores.sites[one.site.path], "next-token") for scores in (kept, clean))
+    np.testing.assert_allclose(found_NC[:first], clean_NC[:first], rtol=1e-4, atol=1e-6)
+    assert not found_NC[bad].any()
