@@ -114,6 +114,9 @@ class SegmentBuilder:
         num_tokens[bad_documents] = 0
         sources = [document.document for document in self.documents]
         columns = sorted({name for source in sources for name in source.metadata})
+        values = {name: column.copy() for name, column in self.values.items()}
+        for column in values.values():
+            column[bad_documents] = np.nan
         return DocumentTable(
             key=[source.key for source in sources],
             source=[source.source for source in sources],
@@ -122,7 +125,7 @@ class SegmentBuilder:
             status=status,
             text=[source.full_text for source in sources],
             metadata={name: [source.metadata.get(name) for source in sources] for name in columns},
-            objectives=self.values,
+            objectives=values,
         )
 
 

@@ -1,20 +1,41 @@
 """The command line: verbs that parse, call and print. Errors are one message, without a traceback.
 
-torch is imported only by the verbs that run a model.
+Exit status: 0 done, 1 an error or a fault found, 2 options that make no sense, 130 interrupted. torch is imported only
+by the verbs that run a model.
 """
 
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from gradsae_fast import render
 from gradsae_fast.config import ExtractConfig, SaeConfig, ScoreConfig, config_from_tables, load_config
 from gradsae_fast.errors import ConfigError, GradsaeError, QueryError
 
+
+class Verbs(typer.core.TyperGroup):
+    """Says what went wrong in a verb; what is wrong with the options Typer says by itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; deliberate errors and those of the operating system become one message."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, where Typer still passes over it
+        except KeyboardInterrupt as interrupt:
+            print("interrupted; what was committed stays. Run the same command again to go on.", file=sys.stderr)
+            raise typer.Exit(130) from interrupt
+        except BrokenPipeError:
+            raise
+        except (GradsaeError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        return result
+
+
 app = typer.Typer(
+    cls=Verbs,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -153,7 +174,7 @@ def score(
         contrast=_pair(contrast),
         score=ScoreConfig(preset=preset, objectives=(objective,) if objective else ()),  # type: ignore[arg-type]
     )
-    render.show_table(table.slice(0, k), format, output)
+    render.show_table(table.slice(0, _positive(k)), format, output)
 
 
 @rank.command("latents")
@@ -340,19 +361,8 @@ def demo(
 
 
 def main() -> None:
-    """Run the command line; deliberate errors become one message and exit status 1."""
-    try:
-        status = app(standalone_mode=False)
-    except (GradsaeError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, click.ClickException) else 1)
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; what was committed stays. Run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    sys.exit(status or 0)
+    """Run the command line."""
+    app(prog_name="gradsae")
 
 
 def _configure(
@@ -373,6 +383,12 @@ def _quiet_transformers() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def _positive(k: int) -> int:
+    if k < 1:
+        raise QueryError(f"-k is {k}; expected 1 or more rows.")
+    return k
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

@@ -35,9 +35,9 @@ def run_demo(out: Path) -> None:
         report = extract(config, on_message=bar.message, on_progress=bar.update)
     render.show_report(report)
     store = open_scores(report.store)
-    table = contrast(store, a=GROUPS["Republican"], b=GROUPS["Democratic"], by="positive", order="effect_size", k=None)
+    table = contrast(store, a=GROUPS["Republican"], b=GROUPS["Democratic"], by="influence", order="effect_size", k=None)
     for sign, (party, where) in zip((1, -1), GROUPS.items(), strict=True):
-        print(f"\nLatents that raise the likelihood of {party} speeches more than of the others', by effect size:")
+        print(f"\nLatents whose influence sets {party} speeches apart, by effect size, and where they fire most:")
         for row in _leading(table, sign):
             _show_latent(store, row["latent"], row["effect_size"], where)
     _show_next(report.store)

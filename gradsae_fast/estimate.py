@@ -1,17 +1,19 @@
 """What a run would cost: time, memory and disk, from a short probe on the corpus's first documents."""
 
+import dataclasses
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.errors import ScoreError
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared, prepare, with_sink_limits
 from gradsae_fast.probe import measure_medians, shortened
@@ -46,6 +48,11 @@ def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] 
     segment = prepared.score_segment(0, documents)
     seconds = time.perf_counter() - started
     num_tokens = len(segment.tokens.token_id)
+    if num_tokens == 0:
+        raise ScoreError(
+            f"all of the {len(documents)} documents of the probe were left out for NaN or Inf; expected finite numbers. "
+            "Run in float32 (--dtype float32)."
+        )
     plan = prepared.plan
     return Estimate(
         num_documents=plan.num_documents,
@@ -54,20 +61,22 @@ def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] 
         probe_tokens=num_tokens,
         tokens_per_second=num_tokens / seconds,
         seconds=plan.num_tokens * seconds / num_tokens,
-        peak_memory_bytes=_peak_memory(),
-        store_bytes=round(_store_bytes(prepared, segment) * plan.num_tokens / num_tokens),
+        peak_memory_bytes=peak_memory(),
+        store_bytes=round(_store_bytes(prepared, segment)),
         free_bytes=shutil.disk_usage(_existing_parent(Path(config.store.path).absolute())).free,
     )
 
 
 def _first_documents(prepared: Prepared) -> list[TokenDocument]:
-    """Documents of about two batches; a long one is cut after its first windows, unless its end matters."""
+    """Documents with tokens, about two batches; a long one is cut after its first windows, unless its end matters."""
     budget = _PROBE_BATCHES * prepared.config.run.tokens_per_batch
     segments = read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules)
     chosen: list[TokenDocument] = []
     for document in (document for _, documents in islice(segments, 4) for document in documents):
         if budget <= 0:
             break
+        if document.num_tokens == 0:
+            continue
         if prepared.method.objectives == ("next-token",):
             document = shortened(document, budget)
         chosen.append(document)
@@ -75,8 +84,17 @@ def _first_documents(prepared: Prepared) -> list[TokenDocument]:
     return chosen
 
 
-def _store_bytes(prepared: Prepared, segment: SegmentScores) -> int:
-    """Bytes of the probe in a store of the same settings, made and removed again."""
+def _store_bytes(prepared: Prepared, probe: SegmentScores) -> float:
+    """Bytes of the whole store: of the probe in a store of the same settings, which is made and removed again.
+
+    A segment's arrays have metadata whatever their length: that part grows with segments, the rest with tokens.
+    """
+    plan = prepared.plan
+    fixed, measured = _segment_bytes(prepared, [prepared.score_segment(0, []), dataclasses.replace(probe, index=1)])
+    return fixed * len(plan.segments) + (measured - fixed) * plan.num_tokens / len(probe.tokens.token_id)
+
+
+def _segment_bytes(prepared: Prepared, segments: Sequence[SegmentScores]) -> list[int]:
     store = prepared.config.store
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -84,15 +102,17 @@ def _store_bytes(prepared: Prepared, segment: SegmentScores) -> int:
             Path(folder) / "probe",
             run={},
             identity={},
-            num_segments=1,
+            num_segments=len(segments),
             precision_bits=store.precision_bits,
             profile=store.profile,
+            aggregates_include_special=prepared.method.include_special,
         ) as writer,
     ):
-        return writer.write(segment).num_bytes
+        return [writer.write(segment).num_bytes for segment in segments]
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Bytes that this process held at its peak."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -23,7 +23,7 @@ from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
 from gradsae_fast.sae.load import load_sae
-from gradsae_fast.score import BatchScores, SitedSae, Tally, score_batch
+from gradsae_fast.score import BatchScores, SitedSae, Tally, kernel_backend, score_batch
 from gradsae_fast.store import open_scores
 
 
@@ -70,6 +70,7 @@ class Prepared:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "device": torch.cuda.get_device_name() if self.lm.device.type == "cuda" else platform.processor(),
+                "kernels": kernel_backend(self.lm.device),
                 "threads": torch.get_num_threads(),
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },

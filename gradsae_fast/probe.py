@@ -12,7 +12,8 @@ from gradsae_fast.records import Batch, TokenDocument, Window
 
 _DOCUMENTS = 32  # looked at, at most
 _SHORT_WINDOWS = 4  # scored by the gate
-_SHORT_TOKENS = 128  # of each, where the objective can do with the beginning of a document
+_SHORT_TOKENS = 128  # of each, at most, where the objective can do with the beginning of a document
+_DENSE_ELEMENTS = 1 << 23  # tokens x latents of one window that the dense oracle may hold
 
 
 def measure_medians(prepared: Prepared) -> dict[str, float]:
@@ -50,15 +51,17 @@ def probe_batches(prepared: Prepared) -> list[Batch]:
 
 def _documents(prepared: Prepared) -> Iterator[TokenDocument]:
     """The first documents that hold more than a BOS."""
-    documents = tokenize(islice(prepared.corpus, _DOCUMENTS), prepared.lm.tokenizer, prepared.rules)
-    return (document for document in documents if document.num_tokens > prepared.rules.prepend_bos)
+    documents = tokenize(prepared.corpus, prepared.lm.tokenizer, prepared.rules)
+    return islice((document for document in documents if document.num_tokens > prepared.rules.prepend_bos), _DOCUMENTS)
 
 
 def _short_batch(prepared: Prepared) -> Batch:
     """A few short windows: beginnings of documents, or short documents whole where an answer or the end matters."""
     documents = sorted(_documents(prepared), key=lambda document: document.num_tokens)[:_SHORT_WINDOWS]
     if prepared.method.objectives[0] == "next-token":
-        documents = [shortened(document, _SHORT_TOKENS) for document in documents]
+        widest = max(one.sae.num_latents for one in prepared.sited)
+        num_tokens = min(_SHORT_TOKENS, max(8, _DENSE_ELEMENTS // widest))
+        documents = [shortened(document, num_tokens) for document in documents]
     windows = [prepared.cut(document, 0)[0] for document in documents]
     longest = max(len(window.token_ids) for window in windows)
     return batch_windows(windows, tokens_per_batch=longest * len(windows))[0]

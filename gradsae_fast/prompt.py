@@ -55,7 +55,8 @@ def score_prompt(
     method = check_config(config, tuple(functions or {}))
     lm = load_model(ModelConfig(path=model)) if isinstance(model, str) else model
     sited = load_sited_saes(lm, config.saes)
-    rules, _ = decide_bos(lm.tokenizer, [sited[0].sae.facts.prepend_bos], bos)
+    masked_ids = frozenset(config.score.mask_token_ids)
+    rules, _ = decide_bos(lm.tokenizer, [sited[0].sae.facts.prepend_bos], bos, masked_ids=masked_ids)
     row = {"text": text, "prompt": text, "answer": answer}
     row |= {"first": contrast[0], "second": contrast[1]} if contrast else {}
     documents = open_corpus(
@@ -68,6 +69,11 @@ def score_prompt(
     document = next(tokenize(documents, lm.tokenizer, rules))
     if document.num_tokens < 1 + document.num_bos:
         raise CorpusError("the prompt has no token to score. Give some text.")
+    if lm.max_context is not None and document.num_tokens > lm.max_context:
+        raise CorpusError(
+            f"the prompt has {document.num_tokens} tokens, but {lm.source!r} was built for at most {lm.max_context}. "
+            "Shorten it, or extract it as a corpus, in windows."
+        )
     windows = cut_windows(document, 0, context_length=document.num_tokens + 1, overlap=0)
     batch = batch_windows(windows, tokens_per_batch=document.num_tokens)[0]
     ratio = config.score.sink_norm_ratio

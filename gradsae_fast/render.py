@@ -183,16 +183,21 @@ def _print_table(table: pa.Table) -> None:
     if not console.is_terminal:
         console.width = 10_000
     console.print(grid)
-    query = query_of(table) if b"ranking" in (table.schema.metadata or {}) else {}
-    if query:
-        console.print(Text(_legend(query), style="dim"), soft_wrap=True)
+    console.print(Text(_legend(query_of(table)), style="dim"), soft_wrap=True)
 
 
 def _legend(query: Mapping[str, Any]) -> str:
-    masked = "included" if query.get("includes_special") else "left out"
+    if "ranking" not in query:
+        return "; ".join(f"{name} {_cell(value)}" for name, value in query.items())
+    masked = "included" if query["includes_special"] else "left out"
+    groups = {"": ""} if "num_documents" in query else {"_a": "a: ", "_b": "b: "}
+    counts = [
+        f"{label}{query[f'num_documents{group}']} documents, {query[f'num_tokens{group}']} tokens"
+        for group, label in groups.items()
+    ]
     return (
         f"site {query['site']}, objective {query['objective']} [{query['influence_unit']}]; {query['sign']}; "
-        f"{query['num_documents']} documents, {query['num_tokens']} tokens, masked tokens {masked}"
+        f"{'; '.join(counts)}, masked tokens {masked}"
     )
 
 

@@ -6,7 +6,8 @@ decoder rows meet the gradient. influence = activation * projection, projection 
 Letters: R real positions of a batch, N of them scored, D width, B windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,17 @@ from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.sites import Site
 from gradsae_fast.records import Array, Batch, SparseScores, TokenMask, Window
 from gradsae_fast.sae.canonical import InputStats, Sae, Threshold, normalise_input, scale_gradient, undo_norm
-from gradsae_kernels import SparseRows, decode, encode_threshold, encode_topk, project
+from gradsae_kernels import (
+    Backend,
+    BackendUnavailable,
+    ContractError,
+    SparseRows,
+    choose_backend,
+    decode,
+    encode_threshold,
+    encode_topk,
+    project,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,32 +95,55 @@ class BatchScores:
     values: Mapping[str, Mapping[str, Array]]  # site -> objective -> float64 [B]
 
 
+def kernel_backend(device: torch.device) -> str:
+    """Name of the implementation that the operators run on a device. ScoreError where there is none."""
+    try:
+        return str(choose_backend(device, Backend.AUTO))
+    except BackendUnavailable as error:
+        raise ScoreError(f"the sparse operators do not run on device {device}: {error}. Use --device cpu.") from error
+
+
 def encode(sae: Sae, hidden_ND: Tensor) -> Code:
-    """Active latents of hidden states, which must be finite."""
+    """Active latents of hidden states, which must be finite. ScoreError where the SAE's product overflows."""
     x_ND, stats = normalise_input(sae, hidden_ND)
-    if isinstance(sae.rule, Threshold):
-        rows = encode_threshold(
-            x_ND,
-            sae.w_enc_CD,
-            sae.bias_C,
-            sae.rule.threshold_C,
-            negative_threshold_C=sae.rule.negative_threshold_C,
-            scale_C=sae.rule.scale_C,
-            offset_C=sae.rule.offset_C,
-        )
-    else:
-        rows = encode_topk(x_ND, sae.w_enc_CD, sae.bias_C, sae.rule.k, signed=sae.rule.signed)
+    with _refusals(sae, "encode these hidden states"):
+        if isinstance(sae.rule, Threshold):
+            rows = encode_threshold(
+                x_ND,
+                sae.w_enc_CD,
+                sae.bias_C,
+                sae.rule.threshold_C,
+                negative_threshold_C=sae.rule.negative_threshold_C,
+                scale_C=sae.rule.scale_C,
+                offset_C=sae.rule.offset_C,
+            )
+        else:
+            rows = encode_topk(x_ND, sae.w_enc_CD, sae.bias_C, sae.rule.k, signed=sae.rule.signed)
     return Code(rows=rows, stats=stats)
 
 
 def reconstruct(sae: Sae, code: Code) -> Tensor:
     """The SAE's reconstruction [N, D] of the hidden states that the code was made from, float32."""
-    return undo_norm(sae, decode(code.rows, sae.w_dec_CD, sae.b_dec_D), code.stats)
+    with _refusals(sae, "decode its latents"):
+        return undo_norm(sae, decode(code.rows, sae.w_dec_CD, sae.b_dec_D), code.stats)
 
 
 def project_gradient(sae: Sae, code: Code, grad_ND: Tensor) -> Tensor:
     """⟨G, effective decoder row⟩ of every active latent, float32, in the order of the code's values."""
-    return project(code.rows, scale_gradient(sae, grad_ND, code.stats), sae.w_dec_CD)
+    with _refusals(sae, "meet the gradient"):
+        return project(code.rows, scale_gradient(sae, grad_ND, code.stats), sae.w_dec_CD)
+
+
+@contextmanager
+def _refusals(sae: Sae, what: str) -> Iterator[None]:
+    """Turn an operator's refusal into a ScoreError that names the SAE."""
+    try:
+        yield
+    except ContractError as error:
+        raise ScoreError(
+            f"the SAE {sae.facts.source!r} cannot {what}: {error}. Expected an SAE that was trained on this model and "
+            "site: check --model, --sae and --site."
+        ) from error
 
 
 def score_batch(

@@ -1,8 +1,10 @@
 """A tiny random language model with its tokenizer, SAEs for it and a corpus: the whole job in a second, offline."""
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,14 @@ SENTENCES = [
 def one_thread() -> None:
     """Tiny matrices gain nothing from threads, and on a busy machine every barrier waits for a time slice."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> Any:
+    """Starts processes that have torch imported but have computed nothing: a run in a child costs about a second."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gradsae_fast.extract", "transformers.models.llama.modeling_llama"])
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -100,32 +110,46 @@ WriteSae = Callable[..., Path]
 def write_sae(tmp_path: Path) -> WriteSae:
     """Write an SAE for the tiny model: its decoder is a noisy inverse of its encoder, so it reconstructs a little."""
 
-    def write(
-        architecture: str = "jumprelu", *, name: str = "sae", layer: int = 1, seed: int = 0, **config: Any
-    ) -> Path:
-        generator = torch.Generator().manual_seed(seed)
-        directions_CD = torch.randn(LATENTS, WIDTH, generator=generator)
-        directions_CD /= directions_CD.norm(dim=1, keepdim=True)
-        noise_CD = 0.1 * torch.randn(LATENTS, WIDTH, generator=generator)
-        weights = {
-            "W_enc": directions_CD.T.contiguous(),
-            "W_dec": (directions_CD + noise_CD) * torch.linspace(0.3, 0.9, LATENTS)[:, None],
-            "b_dec": 0.1 * torch.randn(WIDTH, generator=generator),
-        }
-        for key in KEYS[architecture]:
-            weights.setdefault(key, 0.2 * torch.randn(LATENTS, generator=generator))
-        if "threshold" in weights:
-            weights["threshold"] = weights["threshold"].abs()
-        metadata = {"hf_hook_name": f"model.layers.{layer}", "prepend_bos": True}
-        options = {"k": 6} if "topk" in architecture else {}
-        return saelens.save(
-            tmp_path / name,
-            architecture=architecture,
-            weights=weights,
-            config={**options, "metadata": metadata, **config},
-        )
+    return partial(_write_sae, tmp_path)
 
-    return write
+
+@pytest.fixture(scope="session")
+def tiny_sae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SAE that `write_sae()` writes, for stores that several tests read."""
+    return _write_sae(tmp_path_factory.mktemp("sae"))
+
+
+def _write_sae(
+    folder: Path,
+    architecture: str = "jumprelu",
+    *,
+    name: str = "sae",
+    layer: int = 1,
+    seed: int = 0,
+    width: int = WIDTH,
+    **config: Any,
+) -> Path:
+    generator = torch.Generator().manual_seed(seed)
+    directions_CD = torch.randn(LATENTS, width, generator=generator)
+    directions_CD /= directions_CD.norm(dim=1, keepdim=True)
+    noise_CD = 0.1 * torch.randn(LATENTS, width, generator=generator)
+    weights = {
+        "W_enc": directions_CD.T.contiguous(),
+        "W_dec": (directions_CD + noise_CD) * torch.linspace(0.3, 0.9, LATENTS)[:, None],
+        "b_dec": 0.1 * torch.randn(width, generator=generator),
+    }
+    for key in KEYS[architecture]:
+        weights.setdefault(key, 0.2 * torch.randn(LATENTS, generator=generator))
+    if "threshold" in weights:
+        weights["threshold"] = weights["threshold"].abs()
+    metadata = {"hf_hook_name": f"model.layers.{layer}", "prepend_bos": True}
+    options = {"k": 6} if "topk" in architecture else {}
+    return saelens.save(
+        folder / name,
+        architecture=architecture,
+        weights=weights,
+        config={**options, "metadata": metadata, **config},
+    )
 
 
 @pytest.fixture(scope="session")

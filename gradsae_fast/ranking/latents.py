@@ -32,7 +32,7 @@ def rank_latents(
     `by` decides the column `score`, a sum over the counted tokens of the chosen documents:
     influence (sum of g), positive (of max(g, 0)), absolute (of |g|), activation (of a); or
     frequency (active tokens / counted tokens). Latents that never fire there are not listed; ties go to the smaller
-    latent. The mean of METHOD, the paper's score, is `mean_score` by influence; the one of its authors' code is
+    latent. The paper's score is `mean_score` by influence; the one of its authors' code is
     `mean_score` by positive.
 
     Args:

@@ -43,7 +43,7 @@ def read_postings(segment: StoredSegment, latent: int, slots_S: Array, question:
     chosen_M[slots_S] = True
     keep_P = counted_N[token_P] & chosen_M[document_N[token_P]]
     slot_P = document_N[token_P[keep_P]]
-    scale_P = document_scale(segment, question.objective)[slot_P]
+    scale_P = document_scale(segment, question)[slot_P]
     return Postings(
         token_P=token_P[keep_P],
         slot_P=slot_P,

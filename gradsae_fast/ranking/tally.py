@@ -58,7 +58,7 @@ class Tally:
 def tally(store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Question) -> Tally:
     """Sum the scores of the chosen documents of a segment."""
     num_tokens_S = document_lengths(store, segment, question)[slots_S]
-    scale_S = document_scale(segment, question.objective)[slots_S]
+    scale_S = document_scale(segment, question)[slots_S]
     few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
     if few or question.include_special != store.aggregates_include_special:
         return _summed(segment, slots_S, question, num_tokens_S, scale_S)
@@ -90,11 +90,16 @@ def counted_tokens(segment: StoredSegment, question: Question) -> tuple[Array, A
     return document_N, segment.token_column("mask") == 0
 
 
-def document_scale(segment: StoredSegment, objective: str) -> Array:
-    """Return the factor of each document's stored influences, float64 [M]: p for `continuation-prob`, else 1."""
-    if objective != "continuation-prob":
+def document_scale(segment: StoredSegment, question: Question) -> Array:
+    """Return the factor of each document's stored influences, float64 [M]: p for `continuation-prob`, else 1.
+
+    p is that of the run in which the gradient was taken: of the site's own where sites were spliced one by one.
+    """
+    if question.objective != "continuation-prob":
         return np.ones(segment.num_documents)
-    return np.exp(np.asarray(segment.documents().objectives[objective], np.float64))
+    log_p = segment.objective_values()
+    of_site = f"{question.objective}@{question.site}"
+    return np.exp(log_p[of_site] if of_site in log_p else log_p[question.objective])
 
 
 def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:

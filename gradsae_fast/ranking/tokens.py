@@ -118,7 +118,7 @@ def _bound(
         return -np.inf
     if smallest and question.by != "influence":
         return np.inf  # largest values say nothing about the smallest ones
-    scale = 1.0 if question.by == "activation" else document_scale(segment, question.objective)[slots].max()
+    scale = 1.0 if question.by == "activation" else document_scale(segment, question)[slots].max()
     bound = float(stats[maximum][latent] * scale)
     return np.inf if np.isnan(bound) else bound
 

@@ -74,6 +74,7 @@ def segment_facts(segment: SegmentScores) -> dict[str, Any]:
         },
         "sites": [{"name": site, "num_latents": scores.num_latents} for site, scores in segment.sites.items()],
         "objectives": list(first.projections),
+        "values": list(segment.documents.objectives),
         "columns": list(segment.documents.metadata),
     }
 
@@ -122,7 +123,7 @@ def _document_values(documents: DocumentTable, tokens: CountedTokens) -> Values:
     columns = {name: encode_json(column) for name, column in documents.metadata.items()}
     values["metadata/{column}/bytes"] = {name: data for name, (data, _) in columns.items()}
     values["metadata/{column}/offsets"] = {name: offsets for name, (_, offsets) in columns.items()}
-    values["objectives/{objective}"] = documents.objectives
+    values["objectives/{column}"] = documents.objectives
     values["num_counted"] = tokens.per_document()
     for name in ("row", "num_tokens", "status"):
         values[name] = getattr(documents, name)

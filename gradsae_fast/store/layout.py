@@ -66,7 +66,7 @@ DOCUMENTS = (
     _array("status", "uint8", "document", "bits 1 empty, 2 quarantined; 0 scored"),
     *_strings("text", "document", "the document's text"),
     *_strings("metadata/{column}", "document", "one JSON value per document"),
-    _array("objectives/{objective}", "float64", "document", "value of the objective for the document"),
+    _array("objectives/{column}", "float64", "document", "value of an objective for the document"),
 )
 
 BY_TOKEN = (

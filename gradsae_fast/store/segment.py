@@ -26,7 +26,7 @@ class StoredSegment:
 
     @property
     def commit(self) -> dict[str, Any]:
-        """The commit record: counts, sites, objectives, columns, digest, objects, writer."""
+        """The commit record: counts, sites, objectives, values, columns, digest, objects, writer."""
         return self._record.to_document()
 
     @property
@@ -60,7 +60,6 @@ class StoredSegment:
 
     def documents(self) -> DocumentTable:
         """Return the table of documents, texts included."""
-        objectives = self._record.facts["objectives"]
         return DocumentTable(
             key=self.document_keys(),
             source=self._read_strings("source"),
@@ -69,7 +68,7 @@ class StoredSegment:
             status=self._read("documents/status"),
             text=self._read_strings("text"),
             metadata=self.metadata(),
-            objectives={name: self._read(path_of("documents/objectives/{objective}", name)) for name in objectives},
+            objectives=self.objective_values(),
         )
 
     def document_keys(self) -> list[str]:
@@ -79,6 +78,14 @@ class StoredSegment:
     def counted_tokens(self) -> Array:
         """Return how many tokens of each document count in aggregates, uint32 [M]: what means divide by."""
         return self._read("documents/num_counted")
+
+    def objective_values(self) -> dict[str, Array]:
+        """Return the value of each objective for each document, float64 [M], without reading texts.
+
+        Columns are named by objective, or "objective@site" where each site was spliced in a run of its own.
+        """
+        template = "documents/objectives/{column}"
+        return {name: self._read(path_of(template, name)) for name in self._record.facts["values"]}
 
     def metadata(self) -> dict[str, list[Any]]:
         """Return the metadata columns, one JSON value per document."""

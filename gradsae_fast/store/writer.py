@@ -27,7 +27,7 @@ from gradsae_fast.store.identity import RUN_FILE, RunRecord, create_or_compare
 from gradsae_fast.store.layout import Array
 from gradsae_fast.store.lock import LOCK_FILE, WriterLock
 
-_SHARED_FACTS = ("sites", "objectives")
+_SHARED_FACTS = ("sites", "objectives", "values")
 
 
 class ScoreWriter:
@@ -158,7 +158,7 @@ class ScoreWriter:
         return f"<ScoreWriter {self.path}: {len(self._commits)} of {self._record.num_segments} segments committed>"
 
     def _check_shared(self, index: int, facts: dict[str, Any]) -> None:
-        """Refuse a segment whose sites or objectives are not those of the segments before it."""
+        """Refuse a segment whose sites, objectives or columns of their values are not those of the segments before it."""
         for other in list(self._commits.values())[:1]:
             for name in _SHARED_FACTS:
                 if facts[name] != other.facts[name]:

@@ -66,7 +66,7 @@ class World:
     def sums(
         self, documents: Sequence[int], site: str, objective: str, *, include_special: bool = False
     ) -> dict[str, Array]:
-        """The document sums of METHOD section 4 by its definitions, each [C]."""
+        """The document sums by their definitions, each [C]."""
         rows = self.tokens_of(documents, include_special=include_special)
         a, g = self.activation[site][rows].astype(np.float64), self.influence(site, objective)[rows]
         active = a != 0

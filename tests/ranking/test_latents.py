@@ -23,7 +23,7 @@ CHOSEN: dict[str, Any] = {"site": SITE, "objective": "next-token"}
 def by_hand(
     world: "World", documents: list[int], by: str, *, site: str, objective: str, include_special: bool, smallest: bool
 ) -> dict[str, list[float]]:
-    """METHOD section 4 over dense arrays, sorted with Python's own sort."""
+    """The aggregates over dense arrays, sorted with Python's own sort."""
     sums = world.sums(documents, site, objective, include_special=include_special)
     num_tokens = len(world.tokens_of(documents, include_special=include_special))
     fires = [c for c in range(len(sums["influence"])) if sums["num_active"][c]]
