@@ -1,4 +1,4 @@
-"""What a run is asked to do: frozen dataclasses, TOML in, canonical JSON out.
+"""What a run is asked to do: TOML in, frozen dataclasses out.
 
     [model]   path = "..."                      [score]  preset = "gradsae"
     [[sae]]   path = "..."                      [store]  path = "out.gradsae"
@@ -10,7 +10,6 @@ effect are errors.
 
 import dataclasses
 import difflib
-import json
 import tomllib
 import types
 import typing
@@ -55,6 +54,7 @@ class CorpusConfig:
     answer_column: str | None = None
     contrast_columns: tuple[str, str] | None = None  # y1, y2 of logit-diff
     metadata_columns: tuple[str, ...] | None = None  # None: all other columns
+    subset: str | None = None  # configuration of a dataset by name
     split: str = "train"  # of a dataset by name
     max_documents: int | None = None
     context_length: int = 1024  # tokens of a window, BOS included
@@ -141,11 +141,6 @@ def config_from_tables(tables: dict[str, Any]) -> ExtractConfig:
         score=_build(ScoreConfig, tables.get("score", {}), "score"),
         run=_build(RunConfig, tables.get("run", {}), "run"),
     )
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON spelling of a value: sorted keys, no spaces; what digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] 
     num_tokens = len(segment.tokens.token_id)
     if num_tokens == 0:
         raise ScoreError(
-            f"all of the {len(documents)} documents of the probe were left out for NaN or Inf; expected finite numbers. "
+            f"all {len(documents)} documents of the probe were left out for NaN or Inf; expected finite numbers. "
             "Run in float32 (--dtype float32)."
         )
     plan = prepared.plan

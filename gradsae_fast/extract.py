@@ -4,9 +4,10 @@ Running the same command again goes on where the last one stopped: committed seg
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
@@ -16,6 +17,7 @@ from gradsae_fast.probe import check_run, measure_medians
 from gradsae_fast.records import Batch
 from gradsae_fast.score import Tally
 from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store.dictionary import dictionary_record
 from gradsae_fast.store.facts import read_facts
 
 
@@ -57,20 +59,23 @@ def extract(
     config: ExtractConfig,
     *,
     objectives: Mapping[str, ObjectiveFunction] | None = None,
+    documents: Iterable[Any] | None = None,
     on_message: Callable[[str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractReport:
     """Score every token of the corpus once and keep the scores in a store.
 
-    `objectives` are functions of your own, by the names that `config.score.objectives` uses for them. `on_message` gets
-    the decisions that were taken, as sentences. Raises the errors of `gradsae_fast.errors`; what was committed before
-    stays valid.
+    `objectives` are functions of your own, by the names that `config.score.objectives` uses for them. `documents` (str,
+    mappings or Documents) are scored in place of the corpus that `config` names. `on_message` gets the decisions that
+    were taken, as sentences. Raises the errors of `gradsae_fast.errors`; what was committed before stays valid.
     """
     tell = on_message or (lambda _: None)
-    prepared = prepare(config, objectives)
+    prepared = prepare(config, objectives, documents)
     _tell_decisions(prepared, tell)
+    passed = read_facts(Path(config.store.path), "gate") or _pass_gate(prepared, tell)
     with _open_writer(prepared) as writer:
-        prepared = _through_the_gate(prepared, writer, tell)
+        _write_once(prepared, writer, passed, tell)
+        prepared = with_sink_limits(prepared, passed["median_norms"])
         return _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
 
 
@@ -140,25 +145,28 @@ def _open_writer(prepared: Prepared) -> ScoreWriter:
     )
 
 
-def _through_the_gate(prepared: Prepared, writer: ScoreWriter, tell: Callable[[str], None]) -> Prepared:
-    """Measure sinks and pass the gate once per store; a resumed run reads what was measured."""
-    measured = read_facts(writer.path, "gate")
-    if measured is None:
-        medians = measure_medians(prepared)
-        prepared = with_sink_limits(prepared, medians)
-        report = check_run(prepared)
-        for check in report.checks:
-            verdict = "passed" if check.passed else "FAILED, forced"
-            tell(f"gate: {' '.join(filter(None, (check.name, check.site)))} {verdict}: {check.found}")
+def _pass_gate(prepared: Prepared, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measure sinks and pass the gate, before there is a store; what is found is kept for resumed runs."""
+    medians = measure_medians(prepared)
+    report = check_run(with_sink_limits(prepared, medians))
+    for check in report.checks:
+        tell(f"gate: {check.name} at {check.site} {'passed' if check.passed else 'FAILED, forced'}: {check.found}")
+    return {"median_norms": medians, **report.to_json()}
+
+
+def _write_once(prepared: Prepared, writer: ScoreWriter, passed: dict[str, Any], tell: Callable[[str], None]) -> None:
+    """Complete what the store keeps once per run; the gate comes last, as its presence says that a run was begun."""
+    if writer.facts("plan") is None:
         writer.write_facts("plan", plan_facts(prepared))
-        writer.write_dictionary(
-            tokens=_vocabulary(prepared),
-            decoder_norms={one.site.path: one.sae.w_dec_CD.float().norm(dim=1).cpu().numpy() for one in prepared.sited},
-        )
-        writer.write_facts("gate", {"median_norms": medians, **report.to_json()})
-        return prepared
-    tell(f"gate: passed when the store was begun; {len(writer.committed)} segments are there already")
-    return with_sink_limits(prepared, measured["median_norms"])
+    if not dictionary_record(writer.path).exists():
+        norms = {one.site.path: one.sae.w_dec_CD.float().norm(dim=1).cpu().numpy() for one in prepared.sited}
+        writer.write_dictionary(tokens=_vocabulary(prepared), decoder_norms=norms)
+    if writer.facts("gate") is None:
+        writer.write_facts("gate", passed)
+    else:
+        failed = ", ".join(check["name"] for check in passed["checks"] if not check["passed"])
+        verdict = f"failed ({failed}) and was forced" if failed else "was passed"
+        tell(f"resuming: {len(writer.committed)} segments are committed; the gate {verdict} when the store was begun")
 
 
 def _vocabulary(prepared: Prepared) -> list[str]:

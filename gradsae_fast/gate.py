@@ -6,7 +6,7 @@ SAE. A failed check says what to do. The report is stored with the run.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def run_gate(
     batches: Sequence[Batch],
     scored: Batch,
     *,
-    bos_decision: str,
+    bos: bool,
     force: bool = False,
     chunk: int = 512,
 ) -> GateReport:
@@ -88,11 +88,14 @@ def run_gate(
 
     `batches` are encoded only; the windows of `scored`, few and short, are also scored in several ways.
     """
-    checks = [Check(name="bos", site="", passed=True, found=bos_decision, expected="as the SAE was trained")]
+    checks = []
     for one in sited:
+        checks.append(_check_bos(one, bos))
         checks.extend(_check_reconstruction(lm, one, batches))
         checks.append(_check_batch_invariance(lm, one, method, objectives[0], scored, chunk))
-        checks.append(_check_autograd(lm, one, method, objectives[0], scored.windows[:2], chunk))
+        checks.extend(_check_autograd(lm, one, method, objective, scored.windows, chunk) for objective in objectives)
+    if len(sited) > 1:
+        checks.extend(_check_sites_together(lm, sited, method, objectives[0], scored, chunk))
     report = GateReport(checks=tuple(checks), forced=force)
     if report.failures and not force:
         raise GateError(
@@ -103,6 +106,20 @@ def run_gate(
             + "\nIf you know better, --force runs all the same, and the store records it."
         )
     return report
+
+
+def _check_bos(sited: SitedSae, bos: bool) -> Check:
+    """The BOS of this run against the BOS of the SAE's training."""
+    words = {True: "a BOS in front", False: "no BOS", None: "not stated"}
+    trained = sited.sae.facts.prepend_bos
+    return Check(
+        name="bos",
+        site=sited.site.path,
+        passed=trained in (None, bos),
+        found=words[bos],
+        expected=f"as in the SAE's training ({words[trained]})",
+        remedy="Leave --bos at auto.",
+    )
 
 
 def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[Batch]) -> list[Check]:
@@ -157,15 +174,37 @@ def _check_batch_invariance(
     for one_batch, influences in [(batch, together), *((_alone(window), alone) for window in batch.windows)]:
         scores = score_batch(lm, [sited], method, [objective], one_batch, chunk=chunk, nonfinite="keep")
         influences.add_sparse(scores.sites[sited.site.path], objective.name)
-    error, limit = together.relative_difference(alone), _TOLERANCE[lm.dtype]
-    return Check(
-        name="batch invariance",
-        site=sited.site.path,
-        passed=error <= limit,
-        found=f"relative difference {error:.2g}",
-        expected=f"at most {limit:.2g}",
-        remedy="Scores depend on their batch mates: run in float32, or one window a batch (tokens_per_batch = 1).",
+    return _agreement(
+        "batch invariance",
+        lm,
+        sited,
+        together.relative_difference(alone),
+        "Scores depend on their batch mates: run in float32, or one window a batch (tokens_per_batch = 1).",
     )
+
+
+def _check_sites_together(
+    lm: LanguageModel,
+    sited: Sequence[SitedSae],
+    method: Method,
+    objective: Objective,
+    batch: Batch,
+    chunk: int,
+) -> Iterator[Check]:
+    """All sites in one run equal one run each."""
+    scores = score_batch(lm, sited, method, [objective], batch, chunk=chunk, nonfinite="keep")
+    for one in sited:
+        alone_scores = score_batch(lm, [one], method, [objective], batch, chunk=chunk, nonfinite="keep")
+        together, alone = _Influences(), _Influences()
+        together.add_sparse(scores.sites[one.site.path], objective.name)
+        alone.add_sparse(alone_scores.sites[one.site.path], objective.name)
+        yield _agreement(
+            "sites together",
+            lm,
+            one,
+            together.relative_difference(alone),
+            "This architecture does not allow several sites in one run: extract them one after the other.",
+        )
 
 
 def _check_autograd(
@@ -179,14 +218,24 @@ def _check_autograd(
         sparse.add_sparse(scores.sites[sited.site.path], objective.name)
         _, influence_TC = dense_influence(lm, sited, method, objective, window)
         dense.add_dense(influence_TC.cpu().numpy()[scored_positions(batch)])
-    error, limit = sparse.relative_difference(dense), _TOLERANCE[lm.dtype]
+    return _agreement(
+        f"dense autograd of {objective.name}",
+        lm,
+        sited,
+        sparse.relative_difference(dense),
+        "Sparse scores and autograd disagree for this model and SAE; please report it with both names.",
+    )
+
+
+def _agreement(name: str, lm: LanguageModel, sited: SitedSae, difference: float, remedy: str) -> Check:
+    limit = _TOLERANCE[lm.dtype]
     return Check(
-        name="dense autograd",
+        name=name,
         site=sited.site.path,
-        passed=error <= limit,
-        found=f"relative difference {error:.2g}",
+        passed=difference <= limit,
+        found=f"relative difference {difference:.2g}",
         expected=f"at most {limit:.2g}",
-        remedy="Sparse scores and autograd disagree for this model and SAE; please report it with both names.",
+        remedy=remedy,
     )
 
 

@@ -4,6 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from gradsae_fast.config import ExtractConfig, ScoreConfig, closest_hint
 from gradsae_fast.errors import ConfigError
 
@@ -18,6 +21,9 @@ OBJECTIVE_UNITS = {
     "entropy": "nats",
 }
 """Built-in objectives and the unit of their scalar m, hence of an influence."""
+
+SIGN = "positive: the latent's presence raises the objective; negative: it lowers it"
+"""What the sign of an influence says, for every objective."""
 
 ANSWER_OBJECTIVES = ("continuation", "continuation-prob")
 PRECISION_BITS = (3, 7, 10, 23)
@@ -60,6 +66,9 @@ def resolve_method(score: ScoreConfig, extra_objectives: tuple[str, ...] = ()) -
     >>> resolve_method(ScoreConfig(preset="paper")).objectives
     ('continuation-prob',)
     """
+    if score.preset not in _PRESETS:
+        hint = closest_hint(score.preset, _PRESETS)
+        raise ConfigError(f"preset is {score.preset!r}; expected one of {', '.join(_PRESETS)}.{hint}")
     preset = _PRESETS[score.preset]
     use_error_term = preset.use_error_term if score.use_error_term is None else score.use_error_term
     if use_error_term and score.splice is not None:
@@ -87,9 +96,33 @@ def canonical_objective(name: str, extra: tuple[str, ...] = ()) -> str:
     raise ConfigError(f"unknown objective {name!r}; expected one of {', '.join(known)}.{closest_hint(name, known)}")
 
 
+def influence_unit(objective: str) -> str:
+    """Return the unit of an objective and of the influence on it; a user's own objective is its own unit.
+
+    >>> influence_unit("next-token"), influence_unit("my_margin")
+    ('nats', 'units of my_margin')
+    """
+    return OBJECTIVE_UNITS.get(objective, f"units of {objective}")
+
+
+def score_scale(objective: str, value_M: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What influences are multiplied by when they are read, float64 [M], given the objective's values [M].
+
+    For `continuation-prob` log p is differentiated and kept, so that long answers do not underflow; p times it is the
+    gradient of p. For every other objective the factor is 1.
+    """
+    return np.exp(value_M) if objective == "continuation-prob" else np.ones(len(value_M))
+
+
 def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) -> Method:
     """Refuse settings that contradict each other or would have no effect; returns the resolved method."""
     method = resolve_method(config.score, extra_objectives)
+    for name in extra_objectives:
+        if name in OBJECTIVE_UNITS or name not in method.objectives:
+            raise ConfigError(
+                f"the function {name!r} would have no effect: name it among the objectives {list(method.objectives)}, "
+                "by a name that no built-in objective has."
+            )
     corpus, store, run = config.corpus, config.store, config.run
     if not config.saes:
         raise ConfigError("no SAE given. Pass --sae PATH, or a [[sae]] table with a path.")

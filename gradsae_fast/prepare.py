@@ -20,11 +20,11 @@ from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.errors import ConfigError, SaeError
 from gradsae_fast.method import Method, check_config
 from gradsae_fast.model.load import LanguageModel, load_model
-from gradsae_fast.model.objectives import Objective, ObjectiveFunction
+from gradsae_fast.model.objectives import Objective, ObjectiveFunction, function_digest
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.score import BatchScores, SitedSae, Tally, kernel_backend, score_batch
-from gradsae_fast.store import open_scores
+from gradsae_fast.store.facts import read_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +46,13 @@ class Prepared:
         """Everything that the scores depend on; a store is resumed only by a run of the same identity."""
         corpus, score, run = self.config.corpus, self.config.score, self.config.run
         return {
-            "model": {"digest": self.lm.digest, "dtype": str(self.lm.dtype), "device": self.lm.device.type},
+            "model": {
+                "digest": self.lm.digest,
+                "dtype": str(self.lm.dtype),
+                "device": self.lm.device.type,
+                "attention": self.lm.model.config._attn_implementation,
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            },
             "saes": {
                 one.site.path: {"digest": one.sae.facts.digest, "num_latents": one.sae.num_latents}
                 for one in self.sited
@@ -55,6 +61,7 @@ class Prepared:
             "tokens": self.rules.to_json(),
             "method": dataclasses.asdict(self.method)
             | {"sink_norm_ratio": score.sink_norm_ratio, "nonfinite": score.nonfinite},
+            "functions": {o.name: function_digest(o.function) for o in self.objectives if o.function is not None},
             "batching": {"tokens_per_batch": run.tokens_per_batch, "head_chunk_tokens": run.head_chunk_tokens},
             "versions": {name: version(name) for name in ("gradsae-fast", "torch", "transformers", "tokenizers")},
         }
@@ -72,7 +79,6 @@ class Prepared:
                 "device": torch.cuda.get_device_name() if self.lm.device.type == "cuda" else platform.processor(),
                 "kernels": kernel_backend(self.lm.device),
                 "threads": torch.get_num_threads(),
-                "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
         }
 
@@ -121,13 +127,21 @@ class Prepared:
         )
 
 
-def prepare(config: ExtractConfig, functions: Mapping[str, ObjectiveFunction] | None = None) -> Prepared:
-    """Load and plan. `functions` are the caller's own objectives by name. Raises the errors of every room."""
+def prepare(
+    config: ExtractConfig,
+    functions: Mapping[str, ObjectiveFunction] | None = None,
+    documents: Iterable[Any] | None = None,
+) -> Prepared:
+    """Load and plan. Raises the errors of every room.
+
+    `functions` are the caller's own objectives by name; `documents` (str, mappings or Documents) take the place of the
+    corpus that the configuration names.
+    """
     functions = functions or {}
     method = check_config(config, tuple(functions))
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    corpus = _open_corpus(config.corpus)
+    corpus = _open_corpus(config.corpus, documents)
     lm = load_model(config.model)
     _check_context(lm, config.corpus)
     sited = load_sited_saes(lm, config.saes)
@@ -182,15 +196,16 @@ def with_sink_limits(prepared: Prepared, medians: Mapping[str, float]) -> Prepar
     return dataclasses.replace(prepared, sited=sited)
 
 
-def _open_corpus(config: CorpusConfig) -> Corpus:
+def _open_corpus(config: CorpusConfig, documents: Iterable[Any] | None) -> Corpus:
     return open_corpus(
-        config.path,
+        config.path if documents is None else documents,
         text_column=config.text_column,
         id_column=config.id_column,
         prompt_column=config.prompt_column,
         answer_column=config.answer_column,
         contrast_columns=config.contrast_columns,
         metadata_columns=config.metadata_columns,
+        subset=config.subset,
         split=config.split,
         max_documents=config.max_documents,
     )
@@ -206,9 +221,7 @@ def _check_context(lm: LanguageModel, corpus: CorpusConfig) -> None:
 
 def _stored_plan(path: str, key: str) -> CorpusPlan | None:
     """The plan that a store keeps under the same key, so that an unchanged corpus is not tokenised again."""
-    if not (Path(path) / "run.json").is_file():
-        return None
-    stored = open_scores(path).facts("plan")
+    stored = read_facts(Path(path), "plan")
     return plan_from_json(stored["plan"]) if stored and stored["key"] == key else None
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from itertools import islice
 
 from gradsae_fast.corpus.tokens import tokenize
-from gradsae_fast.corpus.windows import batch_windows
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.gate import GateReport, median_norms, run_gate
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.records import Batch, TokenDocument, Window
 
 _DOCUMENTS = 32  # looked at, at most
-_SHORT_WINDOWS = 4  # scored by the gate
-_SHORT_TOKENS = 128  # of each, at most, where the objective can do with the beginning of a document
+_SHORT_DOCUMENTS = 2  # scored by the gate
+_SHORT_TOKENS = 128  # of a window, at most, where the objective can do with the beginning of a document
 _DENSE_ELEMENTS = 1 << 23  # tokens x latents of one window that the dense oracle may hold
 
 
@@ -30,7 +30,7 @@ def check_run(prepared: Prepared) -> GateReport:
         prepared.objectives,
         probe_batches(prepared),
         _short_batch(prepared),
-        bos_decision=prepared.bos_decision,
+        bos=prepared.rules.prepend_bos,
         force=prepared.config.run.force,
         chunk=prepared.config.run.head_chunk_tokens,
     )
@@ -56,13 +56,19 @@ def _documents(prepared: Prepared) -> Iterator[TokenDocument]:
 
 
 def _short_batch(prepared: Prepared) -> Batch:
-    """A few short windows: beginnings of documents, or short documents whole where an answer or the end matters."""
-    documents = sorted(_documents(prepared), key=lambda document: document.num_tokens)[:_SHORT_WINDOWS]
-    if prepared.method.objectives[0] == "next-token":
+    """A few short windows, second ones with repeated context among them.
+
+    Beginnings of the longest documents; or the shortest documents whole, where an answer or the end matters.
+    """
+    documents = sorted(_documents(prepared), key=lambda document: document.num_tokens)
+    if set(prepared.method.objectives) == {"next-token"}:
         widest = max(one.sae.num_latents for one in prepared.sited)
-        num_tokens = min(_SHORT_TOKENS, max(8, _DENSE_ELEMENTS // widest))
-        documents = [shortened(document, num_tokens) for document in documents]
-    windows = [prepared.cut(document, 0)[0] for document in documents]
+        length = min(_SHORT_TOKENS, max(16, _DENSE_ELEMENTS // widest), prepared.config.corpus.context_length)
+        overlap = min(prepared.config.corpus.overlap, length // 4)
+        chosen = [shortened(document, 2 * length - overlap - 1) for document in documents[-_SHORT_DOCUMENTS:]]
+        windows = [w for d in chosen for w in cut_windows(d, 0, context_length=length, overlap=overlap)]
+    else:
+        windows = [prepared.cut(document, 0)[0] for document in documents[:_SHORT_DOCUMENTS]]
     longest = max(len(window.token_ids) for window in windows)
     return batch_windows(windows, tokens_per_batch=longest * len(windows))[0]
 

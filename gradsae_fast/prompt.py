@@ -1,6 +1,7 @@
 """Scores of one prompt, without a store: for a notebook, or a first look."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,12 +14,12 @@ from gradsae_fast.corpus.tokens import tokenize
 from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.gate import median_norms
-from gradsae_fast.method import check_config
+from gradsae_fast.method import SIGN, check_config, influence_unit, score_scale
 from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction
 from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.records import TokenDocument
-from gradsae_fast.score import BatchScores, score_batch
+from gradsae_fast.score import BatchScores, position_masks, score_batch
 
 
 def score_prompt(
@@ -77,7 +78,7 @@ def score_prompt(
     windows = cut_windows(document, 0, context_length=document.num_tokens + 1, overlap=0)
     batch = batch_windows(windows, tokens_per_batch=document.num_tokens)[0]
     ratio = config.score.sink_norm_ratio
-    if ratio:
+    if ratio and (position_masks(batch) == 0).any():
         medians = median_norms(lm, sited, [batch])
         sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in sited)
     objectives = [Objective(name=name, function=(functions or {}).get(name)) for name in method.objectives]
@@ -90,21 +91,25 @@ def _table(document: TokenDocument, scores: BatchScores, site: str) -> pa.Table:
     token_Z = np.repeat(np.arange(document.num_tokens), np.diff(sparse.indptr))
     text = document.document.full_text
     tokens = [text[start:stop] for start, stop in zip(document.char_start, document.char_end, strict=True)]
-    parts = [
-        pa.table(
-            {
-                "position": token_Z.astype(np.int32),
-                "token": pa.array([tokens[position] for position in token_Z], pa.string()),
-                "latent": sparse.indices.astype(np.int32),
-                "activation": sparse.activation,
-                "projection": projection,
-                "influence": sparse.activation * projection,
-                "objective": pa.array([name] * len(token_Z), pa.string()),
-                "masked": scores.mask_N[token_Z] != 0,
-            }
+    parts = []
+    facts = {"site": site, "sign": SIGN}
+    for name, projection in sparse.projections.items():
+        value_B = scores.values[site][name]
+        scale = score_scale(name, value_B)[0]
+        facts[f"unit of {name}"] = json.dumps(influence_unit(name))
+        facts[f"value of {name}"] = repr(float(scale if name == "continuation-prob" else value_B[0]))
+        parts.append(
+            pa.table(
+                {
+                    "position": token_Z.astype(np.int32),
+                    "token": pa.array([tokens[position] for position in token_Z], pa.string()),
+                    "latent": sparse.indices.astype(np.int32),
+                    "activation": sparse.activation,
+                    "projection": (projection * scale).astype(np.float32),
+                    "influence": (sparse.activation * projection * scale).astype(np.float32),
+                    "objective": pa.array([name] * len(token_Z), pa.string()),
+                    "masked": scores.mask_N[token_Z] != 0,
+                }
+            )
         )
-        for name, projection in sparse.projections.items()
-    ]
-    values = {f"value of {name}": repr(float(value_B[0])) for name, value_B in scores.values[site].items()}
-    table = pa.concat_tables(parts).sort_by([("influence", "descending")])
-    return table.replace_schema_metadata({"site": site, **values})
+    return pa.concat_tables(parts).sort_by([("influence", "descending")]).replace_schema_metadata(facts)

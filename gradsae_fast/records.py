@@ -184,3 +184,9 @@ def empty_scores(num_tokens: int, num_latents: int, objectives: tuple[str, ...])
         projections={name: np.zeros(0, np.float32) for name in objectives},
         num_latents=num_latents,
     )
+
+
+def counted_tokens(mask_N: Array, include_special: bool) -> Array:
+    """Which tokens take part in aggregates, bool [N]: masked ones only where asked, those without numbers never."""
+    excluded = TokenMask.NONFINITE if include_special else ~TokenMask(0)
+    return (mask_N & np.uint8(excluded)) == 0

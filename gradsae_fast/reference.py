@@ -64,17 +64,17 @@ def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> 
             first = 0 if objective.name == "next-token" else document.answer_start
             assert first is not None
             total = logits_TV.new_zeros(())
-            for position in range(max(1, window.num_context), len(window.token_ids)):
-                in_document = position - window.num_context + window.first_position
-                if in_document >= first and not document.special[in_document]:
-                    total = total + log_prob_TV[position - 1, int(window.token_ids[position])]
+            for position in range(window.num_context, len(window.token_ids)):
+                target = position - window.num_context + window.first_position + 1
+                if first <= target < document.num_tokens and not document.special[target]:
+                    total = total + log_prob_TV[position, int(document.token_ids[target])]
             return total
         case "top-token:logit":
-            return last_V.max()
+            return last_V[last_V.argmax()]
         case "top-token:logprob":
-            return log_prob_TV[-1].max()
+            return log_prob_TV[-1][last_V.argmax()]
         case "top-token:prob":
-            return last_V.softmax(-1).max()
+            return last_V.softmax(-1)[last_V.argmax()]
         case "logit-diff":
             assert document.contrast_ids is not None
             first_id, second_id = document.contrast_ids

@@ -81,7 +81,7 @@ def test_the_same_command_again_resumes(store: Path, words: list[object], tmp_pa
     (broken / "commits" / "000003.json").unlink()
     answer = gradsae(*words, "--out", broken)
     assert answer.status == 0
-    assert "7 segments are there already" in answer.err
+    assert "resuming: 7 segments are committed" in answer.err
     assert "1 segments written, 7 were there" in answer.out
     assert digests(broken) == digests(store)
 
@@ -199,7 +199,7 @@ def test_score_prints_pairs_of_token_and_latent(
     assert len(table) == 6
     assert f"value of {objective}" in table[-1]
     document = json.loads(gradsae(*words, "-k", 4, "--format", "json").out)
-    assert list(document["query"]) == ["site", f"value of {objective}"]
+    assert list(document["query"]) == ["site", "sign", f"unit of {objective}", f"value of {objective}"]
     assert [row["objective"] for row in document["rows"]] == [objective] * 4
     influences = [row["influence"] for row in document["rows"]]
     assert influences == sorted(influences, reverse=True)
@@ -288,7 +288,7 @@ def test_an_interrupt_is_status_130_and_one_sentence(store: Path, monkeypatch: p
     def interrupt(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.render, "show_info", interrupt)
+    monkeypatch.setattr("gradsae_fast.render.show_info", interrupt)
     answer = gradsae("info", store)
     assert answer.status == 130
     assert answer.err.startswith("interrupted; what was committed stays")

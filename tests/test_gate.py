@@ -52,12 +52,18 @@ def perfect(lm: LanguageModel, folder: Any, batch: Batch, **facts: Any) -> Sited
 def run(lm: LanguageModel, one: SitedSae, batch: Batch, **options: Any) -> GateReport:
     objectives = [Objective(name="next-token")]
     method = resolve_method(ScoreConfig())
-    return run_gate(lm, [one], method, objectives, [batch], batch, bos_decision="as trained", **options)
+    return run_gate(lm, [one], method, objectives, [batch], batch, **{"bos": True, **options})
 
 
 def test_a_sound_run_passes_every_check(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
     report = run(tiny_lm, perfect(tiny_lm, write_sae(), batch, published_l0=24.0, published_fvu=0.01), batch)
-    assert [check.name for check in report.checks] == ["bos", "fvu", "l0", "batch invariance", "dense autograd"]
+    assert [check.name for check in report.checks] == [
+        "bos",
+        "fvu",
+        "l0",
+        "batch invariance",
+        "dense autograd of next-token",
+    ]
     assert not report.failures
 
 
@@ -72,6 +78,22 @@ def test_an_l0_far_from_the_published_one_stops_the_run(tiny_lm: LanguageModel, 
     one = perfect(tiny_lm, write_sae(), batch, published_l0=3.0)
     with pytest.raises(GateError, match=r"l0 at .*: L0 2\d\.\d; expected 1\.2 to 7\.5 \(published: 3\.0\)"):
         run(tiny_lm, one, batch)
+
+
+def test_a_bos_against_the_training_stops_the_run(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    one = perfect(tiny_lm, write_sae(), batch, prepend_bos=False)
+    with pytest.raises(GateError, match=r"bos at .*: a BOS in front; expected as in the SAE's training \(no BOS\)"):
+        run(tiny_lm, one, batch)
+
+
+def test_several_sites_are_also_checked_together(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    sites = [
+        load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae(name=str(layer), layer=layer)))])[0] for layer in (1, 2)
+    ]
+    method, objectives = resolve_method(ScoreConfig()), [Objective(name="next-token")]
+    report = run_gate(tiny_lm, sites, method, objectives, [batch], batch, bos=True, force=True)
+    together = [check for check in report.checks if check.name == "sites together"]
+    assert [check.passed for check in together] == [True, True]
 
 
 def test_force_goes_on_and_is_recorded(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:

@@ -336,3 +336,20 @@ def test_nan_in_one_document_is_reported_or_masked_and_never_spreads(
     found_NC, clean_NC = (dense(scores.sites[one.site.path], "next-token") for scores in (kept, clean))
     np.testing.assert_allclose(found_NC[:first], clean_NC[:first], rtol=1e-4, atol=1e-6)
     assert not found_NC[bad].any()
+
+
+def test_no_scored_token_loses_its_next_token_to_the_edge_of_a_window(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(preset="attribution-patching"))
+    batch = make_batch(TEXTS[3:], context_length=20, overlap=4)
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch).sites[one.site.path]
+    row_Z = np.repeat(np.arange(batch.num_scored), np.diff(scores.indptr))
+    size_N = np.bincount(row_Z, np.abs(scores.projections["next-token"]), batch.num_scored)
+    silent = np.flatnonzero((size_N == 0) & (np.diff(scores.indptr) > 0))
+    last = [
+        window for window in batch.windows if window.first_position + window.num_scored == window.document.num_tokens
+    ]
+    assert len(batch.windows) > 2
+    assert len(silent) == len(last) == 1

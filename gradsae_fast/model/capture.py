@@ -7,6 +7,8 @@ Spliced: `splice` says what replaces the hidden state, and the gradient is taken
 because splicing several at once is another model. With several sites the network below the highest one runs once,
 without a graph, and each spliced run starts from its site's hidden state.
 
+The network always gets a copy of what is kept: some architectures add to a module's output in place.
+
 Letters: B windows, T positions (padded), R real positions of a batch, D width.
 """
 
@@ -71,14 +73,17 @@ def capture(
 
 def hidden_states(lm: LanguageModel, batch: Batch, sites: Sequence[Site]) -> dict[str, Tensor]:
     """Hidden states [R, D] of one plain forward pass, without a graph; keys are site paths."""
+    rows_R = real_rows(batch, lm.device)
     found: dict[str, Tensor] = {}
+
+    def keep(path: str, hidden_BTD: Tensor) -> None:
+        found[path] = _take(hidden_BTD, rows_R)
+
     with ExitStack() as stack, torch.no_grad():
         for site in sites:
-            keep = partial(found.__setitem__, site.path)
-            stack.enter_context(output_hook(lm.model.get_submodule(site.path), keep))
+            stack.enter_context(output_hook(lm.model.get_submodule(site.path), partial(keep, site.path)))
         _Run(lm=lm, batch=batch, objectives=(), chunk=1).forward()
-    rows_R = real_rows(batch, lm.device)
-    return {path: _take(hidden_BTD, rows_R) for path, hidden_BTD in found.items()}
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,19 +103,13 @@ class _Run:
     def error_term_kept(self, sites: Sequence[Site]) -> dict[str, Capture]:
         leaves: dict[str, Tensor] = {}
 
-        def watch(path: str) -> Callable[[Tensor], Tensor | None]:
-            def change(hidden_BTD: Tensor) -> Tensor | None:
-                if hidden_BTD.requires_grad:
-                    leaves[path] = hidden_BTD
-                    return None
-                leaves[path] = hidden_BTD.detach().requires_grad_()
-                return leaves[path]
-
-            return change
+        def watch(path: str, hidden_BTD: Tensor) -> Tensor:
+            leaves[path] = hidden_BTD if hidden_BTD.requires_grad else hidden_BTD.detach().requires_grad_()
+            return leaves[path].clone()
 
         with ExitStack() as stack, torch.enable_grad():
             for site in sites:
-                stack.enter_context(output_hook(self.lm.model.get_submodule(site.path), watch(site.path)))
+                stack.enter_context(output_hook(self.lm.model.get_submodule(site.path), partial(watch, site.path)))
             output = self.forward()
         ordered = [leaves[site.path] for site in sites]
         rows_R = real_rows(self.batch, self.lm.device)
@@ -129,7 +128,7 @@ class _Run:
             spliced_BTD = hidden_BTD.detach().clone()
             spliced_BTD.flatten(0, 1)[rows_R] = splice(site.path, hidden_RD).to(hidden_BTD.dtype)
             found.extend((hidden_RD, spliced_BTD.requires_grad_()))
-            return spliced_BTD
+            return spliced_BTD.clone()
 
         with torch.enable_grad(), output_hook(self.lm.model.get_submodule(site.path), change):
             output = self.forward()
@@ -142,6 +141,9 @@ class _Run:
         saved: dict[int, Tensor] = {}
         top = max(site.layer for site in sites)
 
+        def save(index: int, hidden_BTD: Tensor) -> None:
+            saved[index] = hidden_BTD.clone()
+
         layers = self.lm.layers
         with ExitStack() as stack, torch.no_grad():
             for index in range(len(layers)):
@@ -150,7 +152,7 @@ class _Run:
                         forward_replaced(layers[index], lambda *_args, **_kwargs: self._wrap(saved[top]))
                     )
                 else:
-                    stack.enter_context(output_hook(layers[index], partial(saved.__setitem__, index)))
+                    stack.enter_context(output_hook(layers[index], partial(save, index)))
             self.forward()
         return {site.path: saved.get(_start_layer(site)) for site in sites}
 
@@ -166,7 +168,8 @@ class _Run:
 
     def _wrap(self, hidden_BTD: Tensor | None) -> Any:
         """A hidden state as a decoder layer of this architecture puts it out."""
-        return (hidden_BTD,) if self.lm.layers_give_tuples else hidden_BTD
+        copy_BTD = None if hidden_BTD is None else hidden_BTD.clone()
+        return (copy_BTD,) if self.lm.layers_give_tuples else copy_BTD
 
     def _backward(
         self, output: Any, leaves: list[Tensor], rows_R: Tensor

@@ -50,7 +50,7 @@ class LanguageModel:
     @property
     def width(self) -> int:
         """D, the width of the residual stream."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        return self.model.config.get_text_config().hidden_size
 
     @property
     def max_context(self) -> int | None:
@@ -64,7 +64,9 @@ class LanguageModel:
 
 def load_model(config: ModelConfig) -> LanguageModel:
     """Load and freeze a model; ModelError for what is missing, truncated, incomplete or not finite."""
-    device = torch.device(_choose_device(config.device))
+    if config.revision is not None and Path(config.path).is_dir():
+        raise ModelError(f"revision {config.revision!r} has no effect on the folder {config.path!r}. Leave it out.")
+    device = _choose_device(config.device)
     dtype = _choose_dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
@@ -125,12 +127,14 @@ def _gives_tuple(body: nn.Module, layer: nn.Module) -> bool:
     return isinstance(outputs[0], tuple)
 
 
-def _choose_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} was asked for, but torch sees no CUDA device. Use --device cpu or auto.")
-    return device
+def _choose_device(name: str) -> torch.device:
+    """The device that is meant, tried with one number."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used: {_first_line(error)} Use --device cpu or auto.") from error
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:

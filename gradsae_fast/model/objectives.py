@@ -7,7 +7,9 @@ vocabulary] outlives its chunk. A sum over sequences, never a mean: a score must
 Letters: B windows, T positions, R read rows, V vocabulary, D width.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +61,19 @@ def _logit_difference(logits_RV: Tensor, target_RK: Tensor) -> Tensor:
     return chosen_RK[:, 0] - chosen_RK[:, 1]
 
 
+def _of_top_token(values_RV: Tensor) -> Tensor:
+    """The value at the first arg-max: differentiating a maximum would average over ties."""
+    return values_RV.gather(1, values_RV.argmax(1, keepdim=True))[:, 0]
+
+
 _ROW_VALUES: dict[str, RowValue] = {
     "next-token": _log_prob,
     "continuation": _log_prob,
     # log p is differentiated; p multiplies when scores are read, so that long answers do not underflow.
     "continuation-prob": _log_prob,
-    "top-token:logit": lambda logits_RV, _: logits_RV.amax(-1),
-    "top-token:logprob": lambda logits_RV, _: torch.log_softmax(logits_RV, -1).amax(-1),
-    "top-token:prob": lambda logits_RV, _: torch.log_softmax(logits_RV, -1).amax(-1).exp(),
+    "top-token:logit": lambda logits_RV, _: _of_top_token(logits_RV),
+    "top-token:logprob": lambda logits_RV, _: _of_top_token(torch.log_softmax(logits_RV, -1)),
+    "top-token:prob": lambda logits_RV, _: _of_top_token(torch.log_softmax(logits_RV, -1)).exp(),
     "logit-diff": _logit_difference,
     "entropy": _entropy,
 }
@@ -131,11 +138,17 @@ def _reads(name: str, window: Window) -> tuple[Array, Array]:
 
 
 def _predictions(window: Window, first_target: int) -> tuple[Array, Array]:
-    """Positions that predict a scored token from `first_target` of the document on; special tokens are no targets."""
-    position_W = np.arange(max(window.num_context, 1), len(window.token_ids))
-    in_document_W = position_W - window.num_context + window.first_position
-    kept = (in_document_W >= first_target) & ~window.document.special[in_document_W]
-    return position_W[kept] - 1, window.token_ids[position_W[kept], None].astype(np.int64)
+    """Scored positions whose next token counts: from `first_target` of the document on, and no special token.
+
+    The next token of a window's last position lies in the next window; it is known all the same. So each target counts
+    once, where the token before it is scored, and no scored token loses its nearest target to a window's edge.
+    """
+    document = window.document
+    position_W = np.arange(window.num_context, len(window.token_ids))
+    target_W = position_W - window.num_context + window.first_position + 1
+    position_W, target_W = position_W[target_W < document.num_tokens], target_W[target_W < document.num_tokens]
+    kept = (target_W >= first_target) & ~document.special[target_W]
+    return position_W[kept], document.token_ids[target_W[kept], None].astype(np.int64)
 
 
 def _answer_start(name: str, window: Window) -> int:
@@ -155,6 +168,12 @@ def _require_whole_document(name: str, window: Window) -> None:
         )
 
 
-def builtin_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
-    """Built-in objectives by their full names."""
-    return tuple(Objective(name=name) for name in names)
+def function_digest(function: ObjectiveFunction) -> str:
+    """What tells two functions of the same name apart: their code and constants, not what they refer to."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return hashlib.sha256(_code_text(code).encode() if code else type(function).__qualname__.encode()).hexdigest()
+
+
+def _code_text(code: types.CodeType) -> str:
+    constants = [_code_text(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return repr((code.co_code, code.co_names, constants))

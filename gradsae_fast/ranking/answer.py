@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gradsae_fast.method import SIGN, influence_unit
 from gradsae_fast.ranking.question import Question
-from gradsae_fast.ranking.units import SIGN, influence_unit, score_unit
+from gradsae_fast.ranking.units import score_unit
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 

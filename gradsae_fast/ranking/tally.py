@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradsae_fast import records
+from gradsae_fast.method import score_scale
 from gradsae_fast.ranking.question import Question
 from gradsae_fast.ranking.selection import Selection
 from gradsae_fast.records import Array, SparseScores
@@ -85,9 +87,7 @@ def scope(store: ScoreStore, selection: Selection, question: Question) -> dict[s
 def counted_tokens(segment: StoredSegment, question: Question) -> tuple[Array, Array]:
     """Return the document slot of every token of a segment, int64 [N], and whether the token is counted, bool [N]."""
     document_N = segment.token_column("document").astype(np.int64)
-    if question.include_special:
-        return document_N, np.ones(len(document_N), bool)
-    return document_N, segment.token_column("mask") == 0
+    return document_N, records.counted_tokens(segment.token_column("mask"), question.include_special)
 
 
 def document_scale(segment: StoredSegment, question: Question) -> Array:
@@ -95,11 +95,9 @@ def document_scale(segment: StoredSegment, question: Question) -> Array:
 
     p is that of the run in which the gradient was taken: of the site's own where sites were spliced one by one.
     """
-    if question.objective != "continuation-prob":
-        return np.ones(segment.num_documents)
-    log_p = segment.objective_values()
+    values = segment.objective_values()
     of_site = f"{question.objective}@{question.site}"
-    return np.exp(log_p[of_site] if of_site in log_p else log_p[question.objective])
+    return score_scale(question.objective, values[of_site] if of_site in values else values[question.objective])
 
 
 def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:

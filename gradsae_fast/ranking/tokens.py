@@ -43,7 +43,7 @@ def rank_tokens(
     site: str | None = None,
     objective: str | None = None,
     smallest: bool = False,
-    include_special: bool = False,
+    include_special: bool | None = None,
 ) -> pa.Table:
     """Rank the tokens on which a latent is active, in the chosen documents.
 
@@ -59,7 +59,7 @@ def rank_tokens(
         where: a condition on document metadata.
         site, objective: needed where the store has several.
         smallest: ascending order instead: by influence, the most negative first.
-        include_special: list masked tokens (special tokens, attention sinks) too.
+        include_special: list masked tokens (special tokens, attention sinks) too; None: as the store's own sums.
 
     Returns:
         rank, document (key), position, token (its text; an added token's name), influence, activation, projection

@@ -4,18 +4,7 @@ influence = activation * projection: the first-order estimate of  m - m(with thi
 of the objective m. Its sign means the same for every objective; its magnitude is for comparison inside one document.
 """
 
-from gradsae_fast.method import OBJECTIVE_UNITS
-
-SIGN = "positive: the latent's presence raises the objective; negative: it lowers it"
-
-
-def influence_unit(objective: str) -> str:
-    """Return the unit of an objective and of the influence on it; a user's own objective is its own unit.
-
-    >>> influence_unit("next-token"), influence_unit("my_margin")
-    ('nats', 'units of my_margin')
-    """
-    return OBJECTIVE_UNITS.get(objective, f"units of {objective}")
+from gradsae_fast.method import influence_unit
 
 
 def score_unit(objective: str, by: str, *, per_token: bool = False) -> str:

@@ -56,7 +56,8 @@ class ObjectRecord:
 class CommitRecord:
     """What a commit record says.
 
-    `facts` are segment, counts, sites, objectives, values and columns; `folder` and `writer` differ from attempt to attempt.
+    `facts` are segment, counts, sites, objectives, values and columns; `folder` and `writer` differ from attempt to
+    attempt.
     """
 
     folder: str  # below the store

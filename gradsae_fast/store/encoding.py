@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradsae_fast.errors import StoreError
-from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores
+from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, counted_tokens
 from gradsae_fast.store.arrays import encode_array, encode_group
 from gradsae_fast.store.codecs import round_significand
 from gradsae_fast.store.inverted import invert
@@ -86,7 +86,7 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _segment_arrays(segment: SegmentScores, encoding: Encoding) -> Placed:
-    counted = (segment.tokens.mask == 0) | encoding.aggregates_include_special
+    counted = counted_tokens(segment.tokens.mask, encoding.aggregates_include_special)
     edges = np.searchsorted(segment.tokens.document, np.arange(len(segment.documents.key) + 1))
     tokens = CountedTokens(edges=edges.astype(np.int64), counted=counted)
     yield from _typed("tokens", TOKENS, {spec.name: getattr(segment.tokens, spec.name) for spec in TOKENS})

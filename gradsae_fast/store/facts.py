@@ -23,7 +23,7 @@ def read_facts(store: Path, name: str) -> dict[str, Any] | None:
     """
     try:
         document = read_document(facts_path(store, name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     facts: dict[str, Any] = document["facts"]
     return facts

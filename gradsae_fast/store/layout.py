@@ -52,9 +52,7 @@ TOKENS = (
     _array("context", "uint32", "token", "tokens of left context that the model saw"),
     _array("char_start", "uint32", "token", "first character of the token in the document's text"),
     _array("char_end", "uint32", "token", "one past the last character of the token"),
-    _array(
-        "mask", "uint8", "token", "why aggregates leave the token out; bits 1 special, 2 first, 4 norm; 0: it counts"
-    ),
+    _array("mask", "uint8", "token", "why aggregates leave the token out; bits of TokenMask; 0: it counts"),
 )
 
 DOCUMENTS = (

@@ -158,7 +158,7 @@ class ScoreWriter:
         return f"<ScoreWriter {self.path}: {len(self._commits)} of {self._record.num_segments} segments committed>"
 
     def _check_shared(self, index: int, facts: dict[str, Any]) -> None:
-        """Refuse a segment whose sites, objectives or columns of their values are not those of the segments before it."""
+        """Refuse a segment whose sites, objectives or value columns are not those of the segments before it."""
         for other in list(self._commits.values())[:1]:
             for name in _SHARED_FACTS:
                 if facts[name] != other.facts[name]:

@@ -89,7 +89,7 @@ def plain_gradients(lm: LanguageModel, batch: Batch, path: str) -> torch.Tensor:
 
         def keep(hidden_BTD: torch.Tensor, kept: list[torch.Tensor] = kept) -> torch.Tensor:
             kept.append(hidden_BTD.detach().requires_grad_())
-            return kept[0]
+            return kept[0].clone()
 
         ids_1T = torch.from_numpy(window.token_ids.astype(np.int64))[None]
         with output_hook(lm.model.get_submodule(path), keep):
@@ -112,6 +112,25 @@ def test_gradients_equal_plain_autograd_with_and_without_a_splice(name: str) -> 
         expected_RD = plain_gradients(lm, batch, site.path)
         assert expected_RD.abs().max() > 1e-4
         for found in (kept[site.path], spliced[site.path]):
+            torch.testing.assert_close(found.grads["next-token"], expected_RD, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found.hidden_RD, clean[site.path], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Falcon", "GPTNeoX", "Gemma2"])
+def test_modules_inside_a_layer_are_sites_too_even_where_their_output_is_changed_in_place(name: str) -> None:
+    lm = load(name)
+    batch = make_batch(13, 8)
+    sites = [
+        lm.site(spelling) for spelling in (f"{lm.layers_path}.0", "blocks.2.hook_mlp_out", "blocks.1.hook_mlp_out")
+    ]
+    objectives = [Objective(name="next-token")]
+    kept = capture(lm, batch, sites, objectives)
+    spliced = capture(lm, batch, sites, objectives, splice=lambda _path, hidden_RD: hidden_RD)
+    clean = hidden_states(lm, batch, sites)
+    for site in sites:
+        alone = capture(lm, batch, [site], objectives)[site.path]
+        expected_RD = plain_gradients(lm, batch, site.path)
+        for found in (kept[site.path], spliced[site.path], alone):
             torch.testing.assert_close(found.grads["next-token"], expected_RD, rtol=1e-3, atol=1e-5)
             torch.testing.assert_close(found.hidden_RD, clean[site.path], rtol=1e-4, atol=1e-5)
 

@@ -71,7 +71,12 @@ def test_an_architecture_that_is_no_causal_lm_is_refused(folder: Path) -> None:
         load_model(ModelConfig(path=str(folder)))
 
 
-def test_a_gpu_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="no CUDA device"):
-        load_model(ModelConfig(path=str(folder), device="cuda"))
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used"):
+        load_model(ModelConfig(path=str(folder), device=device))
+
+
+def test_a_revision_of_a_folder_has_no_effect_and_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match="revision 'main' has no effect"):
+        load_model(ModelConfig(path=str(folder), revision="main"))

@@ -24,7 +24,7 @@ FILES = (WEIGHTS,)
 LAYOUT = "Gemma Scope: params.npz"
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 CONTEXT_SIZE = 1024
-HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out"}  # `att` reads the input of a module, which is no site
 
 
 def matches(path: Path) -> bool:

@@ -53,7 +53,6 @@ def test_facts_are_read_from_the_path(tmp_path: Path) -> None:
     [
         ("layer_5/width_16k/average_l0_12", "blocks.5.hook_resid_post", 12.0),
         ("gemma-scope-2b-pt-mlp/layer_0/width_65k/average_l0_9", "blocks.0.hook_mlp_out", 9.0),
-        ("gemma-scope-27b-pt-att/layer_9/width_16k/canonical", "blocks.9.attn.hook_z", None),
         ("somewhere", None, None),
     ],
 )
@@ -70,7 +69,7 @@ def test_the_path_gives_site_and_l0_as_far_as_it_goes(
         ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6", "SAE of the embedding, which is not supported"),
         (
             "gemma-scope-2b-pt-transcoders/layer_1/width_16k/average_l0_6",
-            "kind 'transcoders'; supported: res, mlp, att",
+            "kind 'transcoders'; supported: res, mlp",
         ),
     ],
 )
