@@ -149,9 +149,7 @@ def main() -> None:
         )
         bare, extraction, num_bytes = compare(workload, options.rounds)
     tokens = workload.num_tokens
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {tokens} tokens, {len(workload.batches)} batches"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {tokens} tokens")
     print("| | seconds | tokens/s | ratio |\n|---|---|---|---|")
     print(f"| bare forward + backward | {bare:.2f} | {tokens / bare:.0f} | 1 |")
     print(f"| extraction, {options.preset} | {extraction:.2f} | {tokens / extraction:.0f} | {extraction / bare:.3f} |")

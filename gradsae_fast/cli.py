@@ -83,6 +83,8 @@ def extract(
     answer_column: Annotated[str | None, typer.Option(help="Answer, for continuation objectives.")] = None,
     contrast_columns: Annotated[str | None, typer.Option(help="Two columns y1,y2 for logit-diff.")] = None,
     metadata_columns: Annotated[str | None, typer.Option(help="Columns to keep, with commas; default: all.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a dataset by name.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset by name.", show_default="train")] = None,
     max_documents: Annotated[int | None, typer.Option(help="Only the first documents.")] = None,
     context_length: Annotated[int | None, typer.Option(help="Tokens of a window.", show_default="1024")] = None,
     overlap: Annotated[int | None, typer.Option(help="Context that later windows repeat.", show_default="128")] = None,
@@ -115,6 +117,8 @@ def extract(
             "answer_column": answer_column,
             "contrast_columns": contrast_columns and contrast_columns.split(","),
             "metadata_columns": None if metadata_columns is None else [c for c in metadata_columns.split(",") if c],
+            "subset": subset,
+            "split": split,
             "max_documents": max_documents,
             "context_length": context_length,
             "overlap": overlap,
@@ -132,17 +136,7 @@ def extract(
         "store": {"path": out, "precision_bits": precision_bits, "profile": profile},
         "run": {"tokens_per_batch": tokens_per_batch, "threads": threads, "force": force or None},
     }
-    resolved = _configure(config, options, sae or [], site or [])
-    _quiet_transformers()
-    from gradsae_fast import estimate as costs
-    from gradsae_fast import extract as line
-
-    if dry_run:
-        render.show_estimate(costs.estimate(resolved))
-        return
-    with render.progress() as bar:
-        report = line.extract(resolved, on_message=bar.message, on_progress=bar.update)
-    render.show_report(report)
+    _carry_out(_configure(config, options, sae or [], site or []), dry_run=dry_run)
 
 
 @app.command()
@@ -222,6 +216,7 @@ def rank_documents(
     site: SiteOption = None,
     objective: ObjectiveOption = None,
     smallest: SmallestOption = False,
+    include_special: MaskedOption = None,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -241,6 +236,7 @@ def rank_documents(
         site=site,
         objective=objective,
         smallest=smallest,
+        include_special=include_special,
     )
     render.show_table(table, format, output)
 
@@ -257,6 +253,7 @@ def rank_tokens(
     site: SiteOption = None,
     objective: ObjectiveOption = None,
     smallest: SmallestOption = False,
+    include_special: MaskedOption = None,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -277,6 +274,7 @@ def rank_tokens(
         site=site,
         objective=objective,
         smallest=smallest,
+        include_special=include_special,
     )
     render.show_table(table, format, output)
 
@@ -291,6 +289,7 @@ def contrast(
     k: CountOption = 20,
     site: SiteOption = None,
     objective: ObjectiveOption = None,
+    include_special: MaskedOption = None,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -300,7 +299,17 @@ def contrast(
     """
     from gradsae_fast import open_scores, ranking
 
-    table = ranking.contrast(open_scores(store), a=a, b=b, by=by, order=order, k=k, site=site, objective=objective)
+    table = ranking.contrast(
+        open_scores(store),
+        a=a,
+        b=b,
+        by=by,
+        order=order,
+        k=k,
+        site=site,
+        objective=objective,
+        include_special=include_special,
+    )
     render.show_table(table, format, output)
 
 
@@ -376,6 +385,19 @@ def _configure(
     if saes:
         overrides["sae"] = [{"path": sae} | ({"site": sites[index]} if sites else {}) for index, sae in enumerate(saes)]
     return load_config(path, overrides) if path else config_from_tables(overrides)
+
+
+def _carry_out(config: ExtractConfig, *, dry_run: bool) -> None:
+    _quiet_transformers()
+    from gradsae_fast import estimate as costs
+    from gradsae_fast import extract as line
+
+    if dry_run:
+        render.show_estimate(costs.estimate(config))
+        return
+    with render.progress() as bar:
+        report = line.extract(config, on_message=bar.message, on_progress=bar.update)
+    render.show_report(report)
 
 
 def _quiet_transformers() -> None:

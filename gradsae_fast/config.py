@@ -112,6 +112,8 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ex
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file at {path}. Check the path given with --config.") from error
+    except OSError as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is not valid TOML: {error}. Mend the file, or start from `gradsae extract --help`."

@@ -69,7 +69,9 @@ def median_norms(lm: LanguageModel, sited: Sequence[SitedSae], batches: Sequence
         for path, hidden_RD in hidden_states(lm, batch, [one.site for one in sited]).items():
             norm_R = hidden_RD.float().norm(dim=1).cpu().numpy()
             norms[path].append(norm_R[(position_masks(batch) == 0) & np.isfinite(norm_R)])
-    return {path: float(np.median(np.concatenate(parts))) for path, parts in norms.items()}
+    merged = {path: np.concatenate(parts) for path, parts in norms.items()}
+    # Without a single unmasked token there is no measure, and no sink.
+    return {path: float(np.median(norm_N)) if len(norm_N) else float("inf") for path, norm_N in merged.items()}
 
 
 def run_gate(
@@ -214,9 +216,11 @@ def _check_autograd(
     sparse, dense = _Influences(), _Influences()
     for window in windows:
         batch = _alone(window)
+        _, influence_TC = dense_influence(lm, sited, method, objective, window)
+        if not influence_TC.isfinite().all():
+            continue  # the run meets this document again, and deals with it as it was told to
         scores = score_batch(lm, [sited], method, [objective], batch, chunk=chunk, nonfinite="keep")
         sparse.add_sparse(scores.sites[sited.site.path], objective.name)
-        _, influence_TC = dense_influence(lm, sited, method, objective, window)
         dense.add_dense(influence_TC.cpu().numpy()[scored_positions(batch)])
     return _agreement(
         f"dense autograd of {objective.name}",
@@ -265,6 +269,8 @@ class _Influences:
 
     def relative_difference(self, expected: "_Influences") -> float:
         """Sum of differences over the sum of the expected magnitudes."""
+        if not (self.keys and expected.keys):
+            return 0.0
         _, group = np.unique(np.concatenate([*self.keys, *expected.keys]), return_inverse=True)
         expected_values = np.concatenate(expected.values)
         difference = np.bincount(group, np.concatenate([*self.values, -expected_values]))

@@ -142,7 +142,7 @@ def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) 
         )
     _check_positive(corpus, "max_documents", "context_length")
     _check_positive(run, "tokens_per_batch", "head_chunk_tokens", "threads")
-    if config.score.sink_norm_ratio != 0 and config.score.sink_norm_ratio <= 1:
+    if not (config.score.sink_norm_ratio == 0 or config.score.sink_norm_ratio > 1):
         raise ConfigError(f"sink_norm_ratio is {config.score.sink_norm_ratio}; expected more than 1, or 0 for off.")
     return method
 

@@ -151,7 +151,8 @@ def prepare(
         config.corpus.bos,
         masked_ids=frozenset(config.score.mask_token_ids),
     )
-    key = plan_key(corpus.manifest(), tokenizer_digest(lm.tokenizer), rules, {})
+    _check_masked_ids(lm, config.score.mask_token_ids)
+    key = plan_key(corpus.manifest(), tokenizer_digest(lm.tokenizer), rules)
     plan = _stored_plan(config.store.path, key) or make_plan(corpus, lm.tokenizer, rules)
     return Prepared(
         config=config,
@@ -217,6 +218,14 @@ def _check_context(lm: LanguageModel, corpus: CorpusConfig) -> None:
             f"context_length is {corpus.context_length}, but {lm.source!r} was built for at most {lm.max_context} "
             "positions. Lower --context-length to that."
         )
+
+
+def _check_masked_ids(lm: LanguageModel, masked_ids: Iterable[int]) -> None:
+    for token_id in masked_ids:
+        if not 0 <= token_id < len(lm.tokenizer):
+            raise ConfigError(
+                f"mask_token_ids has {token_id}, which has no effect: the vocabulary has {len(lm.tokenizer)} tokens."
+            )
 
 
 def _stored_plan(path: str, key: str) -> CorpusPlan | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from gradsae_fast.config import CorpusConfig, ExtractConfig, ModelConfig, SaeConfig, ScoreConfig, StoreConfig
-from gradsae_fast.corpus.bos import BosChoice, decide_bos
+from gradsae_fast.corpus.bos import BosChoice, TokenRules, decide_bos
 from gradsae_fast.corpus.read import open_corpus
 from gradsae_fast.corpus.tokens import tokenize
 from gradsae_fast.corpus.windows import batch_windows, cut_windows
@@ -60,6 +60,22 @@ def score_prompt(
     rules, _ = decide_bos(lm.tokenizer, [sited[0].sae.facts.prepend_bos], bos, masked_ids=masked_ids)
     row = {"text": text, "prompt": text, "answer": answer}
     row |= {"first": contrast[0], "second": contrast[1]} if contrast else {}
+    document = _tokenized(row, corpus, lm, rules)
+    windows = cut_windows(document, 0, context_length=document.num_tokens + 1, overlap=0)
+    batch = batch_windows(windows, tokens_per_batch=document.num_tokens)[0]
+    ratio = config.score.sink_norm_ratio
+    if ratio and (position_masks(batch) == 0).any():
+        medians = median_norms(lm, sited, [batch])
+        sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in sited)
+    objectives = [Objective(name=name, function=(functions or {}).get(name)) for name in method.objectives]
+    scores = score_batch(lm, sited, method, objectives, batch, nonfinite=config.score.nonfinite)
+    return _table(document, scores, sited[0].site.path)
+
+
+def _tokenized(
+    row: Mapping[str, str | None], corpus: CorpusConfig, lm: LanguageModel, rules: TokenRules
+) -> TokenDocument:
+    """The prompt as tokens. CorpusError where it has none, or more than the model was built for."""
     documents = open_corpus(
         [row],
         prompt_column=corpus.prompt_column,
@@ -75,15 +91,7 @@ def score_prompt(
             f"the prompt has {document.num_tokens} tokens, but {lm.source!r} was built for at most {lm.max_context}. "
             "Shorten it, or extract it as a corpus, in windows."
         )
-    windows = cut_windows(document, 0, context_length=document.num_tokens + 1, overlap=0)
-    batch = batch_windows(windows, tokens_per_batch=document.num_tokens)[0]
-    ratio = config.score.sink_norm_ratio
-    if ratio and (position_masks(batch) == 0).any():
-        medians = median_norms(lm, sited, [batch])
-        sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in sited)
-    objectives = [Objective(name=name, function=(functions or {}).get(name)) for name in method.objectives]
-    scores = score_batch(lm, sited, method, objectives, batch, nonfinite=config.score.nonfinite)
-    return _table(document, scores, sited[0].site.path)
+    return document
 
 
 def _table(document: TokenDocument, scores: BatchScores, site: str) -> pa.Table:

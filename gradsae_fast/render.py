@@ -19,6 +19,7 @@ from rich.text import Text
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking import query_of, write_table
 from gradsae_fast.store import Fault, ScoreStore
+from gradsae_fast.store.layout import component
 
 if TYPE_CHECKING:
     from gradsae_fast.estimate import Estimate
@@ -126,9 +127,6 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
 
 def store_facts(store: ScoreStore) -> dict[str, Any]:
     """What `info --json` prints; the keys are stable."""
-    commits = [segment.commit for segment in store.segments]
-    nonzeros = {site: sum(commit["counts"]["nnz"][site] for commit in commits) for site in store.sites}
-    size = sum(record["length"] for commit in commits for record in commit["objects"])
     return {
         "path": str(store.path),
         "complete": store.is_complete,
@@ -136,22 +134,32 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "planned_segments": store.num_segments,
         "documents": store.num_documents,
         "tokens": store.num_tokens,
-        "bytes": size,
+        "bytes": sum(record["length"] for segment in store.segments for record in segment.commit["objects"]),
         "precision_bits": store.precision_bits,
         "profile": store.profile,
         "objectives": store.objectives,
-        "sites": {
-            site: {
-                "latents": store.num_latents(site),
-                "nonzeros": count,
-                "l0": count / store.num_tokens if store.num_tokens else 0.0,
-                "bytes_per_nonzero": size / len(nonzeros) / count if count else 0.0,
-            }
-            for site, count in nonzeros.items()
-        },
+        "sites": {site: _site_facts(store, site) for site in store.sites},
         "identity": store.identity,
         "run": store.run,
         "gate": store.facts("gate"),
+    }
+
+
+def _site_facts(store: ScoreStore, site: str) -> dict[str, Any]:
+    """L0 is over counted tokens, as the gate and the run report it; bytes are those of the site's own arrays."""
+    nonzeros = counted = active = size = 0
+    prefix = f"sites/{component(site)}/"
+    for segment in store.segments:
+        commit = segment.commit
+        nonzeros += commit["counts"]["nnz"][site]
+        size += sum(record["length"] for record in commit["objects"] if record["key"].startswith(prefix))
+        counted += int(segment.counted_tokens().sum())
+        active += int(segment.site(site).latent_stats(["count"]).columns["count"].sum())
+    return {
+        "latents": store.num_latents(site),
+        "nonzeros": nonzeros,
+        "l0": active / counted if counted else 0.0,
+        "bytes_per_nonzero": size / nonzeros if nonzeros else 0.0,
     }
 
 

@@ -19,7 +19,15 @@ from tests.terminal import Answer, gradsae
 EXTRACT_FLAGS = {
     *("--model", "--sae", "--corpus", "--out", "--config", "--site", "--preset", "--objective"),
     *("--error-term", "--no-error-term", "--splice", "--text-column", "--id-column", "--prompt-column"),
-    *("--answer-column", "--contrast-columns", "--metadata-columns", "--max-documents", "--context-length"),
+    *(
+        "--answer-column",
+        "--contrast-columns",
+        "--metadata-columns",
+        "--subset",
+        "--split",
+        "--max-documents",
+        "--context-length",
+    ),
     *("--overlap", "--bos", "--sink-norm-ratio", "--mask-token-id", "--nonfinite", "--dtype", "--device"),
     *("--precision-bits", "--profile", "--tokens-per-batch", "--threads", "--dry-run", "--force"),
 }

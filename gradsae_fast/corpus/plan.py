@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradsae_fast.corpus.bos import TokenRules
 from gradsae_fast.corpus.digest import digest_of
 from gradsae_fast.corpus.read import Corpus
-from gradsae_fast.corpus.tokens import TokenRules, tokenize, tokenizer_digest
+from gradsae_fast.corpus.tokens import tokenize, tokenizer_digest
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.records import Array, CorpusPlan, Document, Segment
 
@@ -68,13 +69,13 @@ def plan_segments(num_tokens_per_document: Sequence[int]) -> tuple[Segment, ...]
     )
 
 
-def plan_key(manifest: Mapping[str, Any], tokenizer: str, rules: TokenRules, options: Mapping[str, Any]) -> str:
+def plan_key(manifest: Mapping[str, Any], tokenizer: str, rules: TokenRules) -> str:
     """Digest of everything that a plan is made from, known before a token is counted.
 
-    manifest: `corpus.manifest()`; tokenizer: `tokenizer_digest(tokenizer)`; options: any JSON values the caller adds.
+    manifest: `corpus.manifest()`; tokenizer: `tokenizer_digest(tokenizer)`.
     Equal keys mean equal plans: a plan that was kept under its key need not be made again.
     """
-    return digest_of([manifest, tokenizer, rules.to_json(), options, [SEGMENTS, MIN_TOKENS, MAX_TOKENS, MIN_SEGMENTS]])
+    return digest_of([manifest, tokenizer, rules.to_json(), [SEGMENTS, MIN_TOKENS, MAX_TOKENS, MIN_SEGMENTS]])
 
 
 def plan_to_json(plan: CorpusPlan) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from gradsae_fast.corpus.bos import TokenRules
 from gradsae_fast.corpus.read import Corpus
-from gradsae_fast.corpus.tokens import TokenRules, tokenize
+from gradsae_fast.corpus.tokens import tokenize
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.records import CorpusPlan, Segment, TokenDocument
 

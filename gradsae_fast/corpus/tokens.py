@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradsae_fast.corpus.bos import TokenRules, decide_bos
+from gradsae_fast.corpus.bos import TokenRules
 from gradsae_fast.corpus.digest import canonical_json
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.records import Array, Document, TokenDocument
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["TokenRules", "decide_bos", "special_ids", "tokenize", "tokenizer_digest"]
 
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 1 << 20

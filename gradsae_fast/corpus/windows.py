@@ -54,15 +54,6 @@ def batch_windows(windows: Iterable[Window], *, tokens_per_batch: int, pad_id: i
     return batches
 
 
-def padding_share(batches: Iterable[Batch]) -> float:
-    """Padded positions over all positions of the batches; 0 for no batches."""
-    padded = used = 0
-    for batch in batches:
-        padded += batch.token_ids_BT.size
-        used += sum(batch.lengths)
-    return 1 - used / padded if padded else 0.0
-
-
 def _padded(windows: Sequence[Window], pad_id: int) -> Batch:
     token_ids_BT = np.full((len(windows), len(windows[0].token_ids)), pad_id, np.int64)
     for row, window in enumerate(windows):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +15,18 @@ from gradsae_fast.config import ModelConfig
 from gradsae_fast.errors import ModelError
 from gradsae_fast.model.head import check_head
 from gradsae_fast.model.sites import Site, find_layers, resolve_site
+
+# What transformers raises for folders that are missing, truncated, contradictory or of another kind.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +86,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             config.path, revision=config.revision, dtype=dtype, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(
             f"cannot load a causal language model from {config.path!r}: {_first_line(error)} "
             "Expected a transformers folder (config.json, model.safetensors, tokenizer.json) or a reachable hub id."
@@ -132,8 +145,9 @@ def _choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device {name!r} cannot be used: {_first_line(error)} Use --device cpu or auto.") from error
 
 

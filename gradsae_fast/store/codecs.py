@@ -16,10 +16,10 @@ from numcodecs import Blosc, Zstd
 from numcodecs.pcodec import PCodec
 
 from gradsae_fast.errors import StoreError
+from gradsae_fast.method import PRECISION_BITS
 from gradsae_fast.store.layout import Array
 
 PROFILES = ("compact", "portable")
-PRECISION_BITS = (3, 7, 10, 23)
 _PCODEC_LEVEL = 8
 _ZSTD_LEVEL = 3
 _BLOSC_LEVEL = 5

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import IdentityError, StoreError
-from gradsae_fast.store.codecs import PRECISION_BITS, PROFILES, check_choice
+from gradsae_fast.method import PRECISION_BITS
+from gradsae_fast.store.codecs import PROFILES, check_choice
 from gradsae_fast.store.commits import check_version
 from gradsae_fast.store.durable import create_exclusive, document_bytes, read_document
 from gradsae_fast.store.encoding import Encoding

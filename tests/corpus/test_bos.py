@@ -1,7 +1,7 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from gradsae_fast.corpus.tokens import TokenRules, decide_bos
+from gradsae_fast.corpus.bos import TokenRules, decide_bos
 from gradsae_fast.errors import ConfigError, CorpusError
 
 SaeSays = list[bool | None]

@@ -1,5 +1,4 @@
 import json
-import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ ROWS = [
     {"id": "a", "text": "one", "year": 1790},
     {"id": "b", "text": "zwei é", "year": 1791, "tags": ["x", {"y": None}]},
 ]
-SHARED = Path(os.environ.get("GRADSAE_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
@@ -81,9 +79,8 @@ def test_the_manifest_of_rows_follows_every_value() -> None:
     assert open_corpus(ROWS[::-1]).manifest() != same
 
 
-@pytest.mark.skipif(not (SHARED / "sotu.jsonl.gz").exists(), reason="the shared data is not at hand")
-def test_the_state_of_the_union_addresses_are_233_documents() -> None:
-    documents = list(open_corpus(SHARED / "sotu.jsonl.gz"))
+def test_the_state_of_the_union_addresses_are_233_documents(shared_data: Path) -> None:
+    documents = list(open_corpus(shared_data / "sotu.jsonl.gz"))
     assert len(documents) == len({document.key for document in documents}) == 233
     assert documents[0].key == "1790_george_washington_n"
     assert set(documents[0].metadata) == {"year", "president", "party"}

@@ -3,10 +3,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gradsae_fast.corpus import segments as segments_module
+from gradsae_fast.corpus.bos import TokenRules
 from gradsae_fast.corpus.plan import make_plan
 from gradsae_fast.corpus.read import Corpus, open_corpus
 from gradsae_fast.corpus.segments import read_segments
-from gradsae_fast.corpus.tokens import TokenRules, tokenize
+from gradsae_fast.corpus.tokens import tokenize
 from gradsae_fast.errors import CorpusError
 
 RULES = TokenRules(prepend_bos=True, bos_id=0)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from gradsae_fast.corpus import tokens as tokens_module
+from gradsae_fast.corpus.bos import TokenRules
 from gradsae_fast.corpus.read import open_corpus
-from gradsae_fast.corpus.tokens import TokenRules, special_ids, tokenize, tokenizer_digest
+from gradsae_fast.corpus.tokens import special_ids, tokenize, tokenizer_digest
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.records import Document, TokenDocument
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradsae_fast.corpus.windows import batch_windows, cut_windows, padding_share
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.errors import ConfigError
 from gradsae_fast.records import Document, TokenDocument, Window
 
@@ -106,11 +106,6 @@ def test_batches_hold_every_window_once_under_the_budget(lengths: list[int], bud
         rows = len(batch.windows) + 1
         assert rows * max(batch.lengths) > budget, "the next window would have fitted"
         assert max(following.lengths) <= min(batch.lengths)
-
-
-def test_the_padding_share_counts_padded_positions() -> None:
-    assert padding_share(batch_windows(windows_of([4, 2, 1]), tokens_per_batch=12)) == pytest.approx(5 / 12)
-    assert padding_share([]) == 0
 
 
 def test_a_budget_below_one_token_is_refused() -> None:

@@ -71,7 +71,14 @@ def test_an_architecture_that_is_no_causal_lm_is_refused(folder: Path) -> None:
         load_model(ModelConfig(path=str(folder)))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+@pytest.mark.parametrize("content", ["[]", "{", '{"model_type": "llama", "hidden_size": 25, "num_attention_heads": 3}'])
+def test_a_configuration_that_makes_no_sense_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError, match="cannot load"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
     with pytest.raises(ModelError, match=f"device '{device}' cannot be used"):
         load_model(ModelConfig(path=str(folder), device=device))

@@ -1,6 +1,5 @@
 """Finding an SAE: local, on the hub, or nowhere; and the real ones that the project develops with."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from gradsae_fast.sae import hub
 from gradsae_fast.sae.canonical import Threshold, normalise_input
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-
-SHARED = Path(os.environ.get("GRADSAE_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
 
 
 def test_the_files_of_a_folder_find_it_too(write_saelens: Any) -> None:
@@ -66,10 +63,9 @@ def test_a_hub_id_loads_the_named_folder(write_saelens: Any, monkeypatch: pytest
     assert not any("*" in pattern for pattern in asked["allow_patterns"])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
 @pytest.mark.parametrize(("layer", "l0"), [(18, 32.0), (9, 32.0)])
-def test_the_shared_saes_state_their_facts(layer: int, l0: float) -> None:
-    sae = load_sae(SHARED / f"sae-smollm2-l{layer}-4k")
+def test_the_shared_saes_state_their_facts(layer: int, l0: float, shared_data: Path) -> None:
+    sae = load_sae(shared_data / f"sae-smollm2-l{layer}-4k")
     facts = sae.facts
     assert (facts.architecture, facts.site, facts.prepend_bos) == ("jumprelu", f"model.layers.{layer}", False)
     assert facts.hook_name == f"blocks.{layer}.hook_resid_post"
