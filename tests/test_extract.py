@@ -1,22 +1,31 @@
 """The straight line on a tiny model: what a user would state of a finished store."""
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from gradsae_fast import open_scores, rank_latents
+from gradsae_fast import open_scores, rank_latents, repair, verify
 from gradsae_fast.config import ExtractConfig
+from gradsae_fast.errors import ConfigError, GateError, IdentityError
 from gradsae_fast.estimate import peak_memory
 from gradsae_fast.extract import extract
 from gradsae_fast.sae.formats import saelens
 
 Configure = Callable[..., ExtractConfig]
 WIDTH = 24  # of the tiny model
+SENTENCES = [
+    "The union is strong.",
+    "We must build roads and schools.",
+    "Peace abroad and work at home.",
+    "Taxes fall.",
+]
 
 
 def test_every_token_of_the_corpus_is_scored_once(configure: Configure) -> None:
@@ -64,3 +73,77 @@ def test_peak_memory_does_not_grow_with_tokens_times_latents(
     dense = num_tokens * num_latents * 4
     assert num_tokens > 8000
     assert peaks[1] - peaks[0] < dense / 10
+
+
+def test_documents_may_come_from_any_iterable(configure: Configure) -> None:
+    texts = [*SENTENCES, {"text": SENTENCES[0], "party": "R"}]
+    config = configure()
+    extract(config, documents=iter(texts))
+    store = open_scores(config.store.path)
+    assert store.num_documents == len(texts)
+    assert rank_latents(store, where="party=R", k=1).num_rows == 1
+
+
+def test_a_function_of_another_body_is_another_run(configure: Configure) -> None:
+    config = configure(score={"objectives": ["mine"]})
+    extract(config, objectives={"mine": lambda logits_BTV, _ids, mask_BT: logits_BTV.amax(-1)[mask_BT].sum()})
+    with pytest.raises(IdentityError, match="functions"):
+        extract(config, objectives={"mine": lambda logits_BTV, _ids, mask_BT: -logits_BTV.amax(-1)[mask_BT].sum()})
+
+
+def test_a_function_that_no_objective_names_is_refused(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match="the function 'mine' would have no effect"):
+        extract(configure(), objectives={"mine": lambda logits_BTV, _ids, _mask: logits_BTV.sum()})
+
+
+def test_a_failed_gate_leaves_no_store_and_the_corrected_command_runs(configure: Configure, tmp_path: Path) -> None:
+    config = configure(run={"force": False})
+    with pytest.raises(GateError, match="nothing was scored"):
+        extract(config)
+    assert not Path(config.store.path).exists()
+    extract(configure(score={"preset": "attribution-patching"}))
+    assert open_scores(config.store.path).is_complete
+
+
+def test_a_run_killed_before_its_first_commit_starts_again(configure: Configure) -> None:
+    config = configure()
+    extract(config)
+    store = Path(config.store.path)
+    for folder in ("commits", "segments", "facts", "dictionary"):
+        shutil.rmtree(store / folder)
+    extract(config)
+    assert open_scores(store).is_complete
+
+
+def test_a_repaired_dictionary_is_written_again(configure: Configure) -> None:
+    config = configure()
+    extract(config)
+    store = Path(config.store.path)
+    shard = next((store / "dictionary").rglob("c.0"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert repair(store) == []
+    extract(config)
+    assert verify(store) == []
+    assert open_scores(store).token_strings() is not None
+
+
+def test_sums_of_the_paper_preset_count_every_token(configure: Configure, tmp_path: Path) -> None:
+    corpus = tmp_path / "questions.jsonl"
+    rows = [{"q": sentence, "a": " yes"} for sentence in SENTENCES]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tables = {"corpus": {"path": str(corpus), "prompt_column": "q", "answer_column": "a"}}
+    config = configure(score={"preset": "paper"}, **tables)
+    extract(config)
+    store = open_scores(config.store.path)
+    table = rank_latents(store, k=None).to_pydict()
+    expected = np.zeros(store.num_latents(store.sites[0]))
+    num_tokens = 0
+    for segment in store.segments:
+        scores, tokens = segment.site(store.sites[0]).by_token(), segment.tokens()
+        p_M = np.exp(segment.objective_values()["continuation-prob"])
+        row_Z = np.repeat(np.arange(len(tokens.token_id)), np.diff(scores.indptr))
+        influence_Z = scores.activation * scores.projections["continuation-prob"] * p_M[tokens.document[row_Z]]
+        np.add.at(expected, scores.indices, influence_Z)
+        num_tokens += len(tokens.token_id)
+    np.testing.assert_allclose(table["influence"], expected[table["latent"]], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(table["mean_score"], expected[table["latent"]] / num_tokens, rtol=1e-4, atol=1e-12)

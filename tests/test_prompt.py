@@ -98,3 +98,22 @@ def test_prompts_that_cannot_be_scored_are_refused(tiny_lm: LanguageModel, tiny_
         score_prompt(TEXT * 50, model=tiny_lm, sae=sae)
     with pytest.raises(ConfigError, match="needs prompt and answer"):
         score_prompt(TEXT, model=tiny_lm, sae=sae, score=ScoreConfig(preset="paper"))
+
+
+def test_the_probability_of_an_answer_is_the_unit_of_its_influences(
+    tiny_lm: LanguageModel, tiny_sae_folder: Path
+) -> None:
+    tables = {}
+    for objective in ("continuation", "continuation-prob"):
+        tables[objective] = score_prompt(
+            "The state of the union is",
+            model=tiny_lm,
+            sae=str(tiny_sae_folder),
+            answer=" strong",
+            score=ScoreConfig(objectives=(objective,)),
+        ).sort_by([("position", "ascending"), ("latent", "ascending")])
+    p = float(tables["continuation-prob"].schema.metadata[b"value of continuation-prob"])
+    log_p = float(tables["continuation"].schema.metadata[b"value of continuation"])
+    assert p == pytest.approx(np.exp(log_p), rel=1e-4)
+    by_p, by_log_p = (np.array(tables[name].column("influence")) for name in ("continuation-prob", "continuation"))
+    np.testing.assert_allclose(by_p, p * by_log_p, rtol=1e-4, atol=1e-9)

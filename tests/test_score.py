@@ -353,3 +353,29 @@ def test_no_scored_token_loses_its_next_token_to_the_edge_of_a_window(
     ]
     assert len(batch.windows) > 2
     assert len(silent) == len(last) == 1
+
+
+def test_the_top_token_is_one_token_even_where_two_are_tied(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    head = tiny_lm.model.lm_head.weight
+    kept_VD = head.detach().clone()
+    one = sited(tiny_lm, write_sae())
+    objective = Objective(name="top-token:logit")
+    method = resolve_method(ScoreConfig(objectives=("top-token:logit",)))
+    batch = make_batch(TEXTS[:1], context_length=200)
+    scores = score_batch(tiny_lm, [one], method, [objective], batch).sites[one.site.path]
+    with torch.no_grad():
+        logits_V = tiny_lm.model(input_ids=torch.from_numpy(batch.token_ids_BT), use_cache=False).logits[0, -1]
+        order = logits_V.argsort(descending=True)
+    assert dense(scores, "top-token:logit").any()
+    try:
+        with torch.no_grad():
+            first, other = sorted((int(order[0]), int(order[-1])))
+            head[first], head[other] = kept_VD[order[0]], kept_VD[order[0]]
+        tied = score_batch(tiny_lm, [one], method, [objective], batch).sites[one.site.path]
+        found_NC, alone_NC = (dense(each, "top-token:logit") for each in (tied, scores))
+        np.testing.assert_allclose(found_NC, oracle(tiny_lm, one, method, objective, batch), rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(found_NC, alone_NC, rtol=2e-3, atol=1e-6)
+    finally:
+        head.data.copy_(kept_VD)
