@@ -17,7 +17,7 @@ from gradsae_kernels.sparse_rows import SparseRows
 def project(rows: SparseRows, grad_ND: Tensor, w_dec_CD: Tensor, *, backend: Backend = Backend.AUTO) -> Tensor:
     """float32 [nnz]: p = <grad[n], w_dec[c]> for every active pair (n, c), in the order of the pairs.
 
-    Sums are fp32; on the CPU a pair's sum depends on that pair alone, so that splitting the rows changes no bit. The
+    Sums are fp32; on the CPU a pair's sum depends on its row alone, so that splitting the rows changes no bit. The
     result carries no graph. grad is any float dtype; weights fp32, bf16 or fp16, contiguous, one row per latent.
     Raises ContractError, and BackendUnavailable for a backend that the device does not have.
 
