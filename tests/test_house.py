@@ -37,7 +37,7 @@ def test_the_top_level_holds_what_was_agreed() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_are_small_documented_and_well_named(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= (420 if path.name == "cli.py" else 300), "split it: one noun per file"
+    assert text.count("\n") <= 320, "split it: one noun per file"
     assert ast.get_docstring(ast.parse(text)), "a module begins with a docstring"
     assert path.stem not in DRAWERS
 
@@ -87,7 +87,8 @@ def test_public_names_are_those_that_the_readme_lists() -> None:
 
 
 def test_every_verb_is_in_the_readme() -> None:
-    from gradsae_fast.cli import app, rank
+    from gradsae_fast.cli import app
+    from gradsae_fast.cli_rank import rank
 
     for verb in app.registered_commands:
         assert f"gradsae {verb.name or verb.callback.__name__}" in README  # type: ignore[union-attr]

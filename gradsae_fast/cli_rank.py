@@ -1,0 +1,127 @@
+"""The verbs `gradsae rank latents|documents|tokens`, and the options that all questions to a store share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradsae_fast import open_scores, ranking, render
+
+rank = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Rank latents, documents or tokens.")
+
+Store = Annotated[Path, typer.Argument(help="A store that `gradsae extract` made.", show_default=False)]
+SiteOption = Annotated[str | None, typer.Option("--site", help="Site, where the store has several.")]
+ObjectiveOption = Annotated[str | None, typer.Option("--objective", help="Objective, where the store has several.")]
+WhereOption = Annotated[str | None, typer.Option("--where", help='Metadata condition: "party=Republican, year>=1950".')]
+ByOption = Annotated[str, typer.Option("--by", help="influence, positive, absolute, activation or frequency.")]
+CountOption = Annotated[int, typer.Option("-k", help="How many rows.")]
+SmallestOption = Annotated[bool, typer.Option("--smallest", help="Smallest first.")]
+FormatOption = Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file (needed for parquet).")]
+LatentOption = Annotated[int, typer.Option("--latent", help="Number of the latent.", show_default=False)]
+MaskedOption = Annotated[
+    bool | None,
+    typer.Option("--include-special/--exclude-special", help="Count masked tokens; unset: as the store's sums do."),
+]
+
+
+@rank.command("latents")
+def rank_latents(
+    store: Store,
+    document: Annotated[list[str] | None, typer.Option(help="Document key; repeat for more.")] = None,
+    where: WhereOption = None,
+    by: ByOption = "influence",
+    k: CountOption = 20,
+    site: SiteOption = None,
+    objective: ObjectiveOption = None,
+    smallest: SmallestOption = False,
+    include_special: MaskedOption = None,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Which latents drive a document, a group of documents, or the corpus.
+
+    Example: `gradsae rank latents speeches.gradsae --where party=Republican -k 10`
+    """
+    table = ranking.rank_latents(
+        open_scores(store),
+        document=document or None,
+        where=where,
+        by=by,
+        k=k,
+        site=site,
+        objective=objective,
+        smallest=smallest,
+        include_special=include_special,
+    )
+    render.show_table(table, format, output)
+
+
+@rank.command("documents")
+def rank_documents(
+    store: Store,
+    latent: LatentOption,
+    where: WhereOption = None,
+    by: ByOption = "influence",
+    per_token: Annotated[bool, typer.Option("--per-token", help="Divide by the document's length.")] = False,
+    k: CountOption = 20,
+    site: SiteOption = None,
+    objective: ObjectiveOption = None,
+    smallest: SmallestOption = False,
+    include_special: MaskedOption = None,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """Which documents a latent drives.
+
+    Example: `gradsae rank documents speeches.gradsae --latent 123 --per-token`
+    """
+    table = ranking.rank_documents(
+        open_scores(store),
+        latent=latent,
+        where=where,
+        by=by,
+        per_token=per_token,
+        k=k,
+        site=site,
+        objective=objective,
+        smallest=smallest,
+        include_special=include_special,
+    )
+    render.show_table(table, format, output)
+
+
+@rank.command("tokens")
+def rank_tokens(
+    store: Store,
+    latent: LatentOption,
+    document: Annotated[list[str] | None, typer.Option(help="Document key; repeat for more.")] = None,
+    where: WhereOption = None,
+    by: ByOption = "influence",
+    context: Annotated[int, typer.Option(help="Tokens of text on each side.")] = 10,
+    k: CountOption = 20,
+    site: SiteOption = None,
+    objective: ObjectiveOption = None,
+    smallest: SmallestOption = False,
+    include_special: MaskedOption = None,
+    format: FormatOption = "table",
+    output: OutputOption = None,
+) -> None:
+    """On which tokens a latent acts, with their context.
+
+    Example: `gradsae rank tokens speeches.gradsae --latent 123 --by activation --context 10`
+    """
+    table = ranking.rank_tokens(
+        open_scores(store),
+        latent=latent,
+        document=document or None,
+        where=where,
+        by=by,
+        context=context,
+        k=k,
+        site=site,
+        objective=objective,
+        smallest=smallest,
+        include_special=include_special,
+    )
+    render.show_table(table, format, output)
