@@ -36,11 +36,12 @@ def run_demo(out: Path) -> None:
     render.show_report(report)
     store = open_scores(report.store)
     table = contrast(store, a=GROUPS["Republican"], b=GROUPS["Democratic"], by="influence", order="effect_size", k=None)
-    for sign, (party, where) in zip((1, -1), GROUPS.items(), strict=True):
+    leading = {party: _leading(table, sign) for party, sign in zip(GROUPS, (1, -1), strict=True)}
+    for party, rows in leading.items():
         print(f"\nLatents whose influence sets {party} speeches apart, by effect size, and where they fire most:")
-        for row in _leading(table, sign):
-            _show_latent(store, row["latent"], row["effect_size"], where)
-    _show_next(report.store)
+        for row in rows:
+            _show_latent(store, row["latent"], row["effect_size"], GROUPS[party])
+    _show_next(report.store, next(iter(leading.values()))[0]["latent"])
 
 
 def _leading(table: pa.Table, sign: int) -> list[dict[str, Any]]:
@@ -55,17 +56,16 @@ def _show_latent(store: ScoreStore, latent: int, effect_size: float, where: str)
     print(f"  latent {latent}  (effect size {abs(effect_size):.1f})")
     examples = rank_tokens(store, latent=latent, by="activation", k=_EXAMPLES, context=_CONTEXT, where=where)
     for row in examples.to_pylist():
-        before, token, after = (" ".join(row[name].split(" ")) for name in ("before", "token", "after"))
-        text = f"{before}[{token}]{after}".replace("\n", " ")
+        text = f"{row['before']}[{row['token']}]{row['after']}".replace("\n", " ")
         print(f"    {row['influence']:+8.3f} nats  …{text}…")
 
 
-def _show_next(store: Path) -> None:
+def _show_next(store: Path, latent: int) -> None:
     print(
         f"""
 What to type next:
   gradsae rank latents {store} --where party=Republican -k 10
-  gradsae rank tokens {store} --latent 0 --context 10
+  gradsae rank tokens {store} --latent {latent} --context 10
   gradsae contrast {store} --a "year>=2000" --b "year<2000"
   gradsae info {store}
 and on your own model, SAE and corpus:
