@@ -16,23 +16,32 @@ def project_rows(
 ) -> None:
     """Inner products of rows start:stop with their decoder rows, each summed in vector lanes in one fixed order.
 
-    Four pairs go together: the decoder rows come from far, and four streams keep the memory busier than one.
+    Eight pairs go together: the decoder rows come from far, and eight streams keep the memory busier than one.
     """
     for n in range(start, stop):
         grad = grad_ND[n]
         pair = indptr[n]
-        while pair + 4 <= indptr[n + 1]:
+        while pair + 8 <= indptr[n + 1]:
             row_0, row_1 = w_CD[indices[pair]], w_CD[indices[pair + 1]]
             row_2, row_3 = w_CD[indices[pair + 2]], w_CD[indices[pair + 3]]
-            total_0, total_1, total_2, total_3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            row_4, row_5 = w_CD[indices[pair + 4]], w_CD[indices[pair + 5]]
+            row_6, row_7 = w_CD[indices[pair + 6]], w_CD[indices[pair + 7]]
+            sum_0 = sum_1 = sum_2 = sum_3 = sum_4 = sum_5 = sum_6 = sum_7 = np.float32(0)
             for d in range(grad.shape[0]):
-                total_0 += grad[d] * row_0[d]
-                total_1 += grad[d] * row_1[d]
-                total_2 += grad[d] * row_2[d]
-                total_3 += grad[d] * row_3[d]
-            projections[pair], projections[pair + 1] = total_0, total_1
-            projections[pair + 2], projections[pair + 3] = total_2, total_3
-            pair += 4
+                g = grad[d]
+                sum_0 += g * row_0[d]
+                sum_1 += g * row_1[d]
+                sum_2 += g * row_2[d]
+                sum_3 += g * row_3[d]
+                sum_4 += g * row_4[d]
+                sum_5 += g * row_5[d]
+                sum_6 += g * row_6[d]
+                sum_7 += g * row_7[d]
+            projections[pair], projections[pair + 1] = sum_0, sum_1
+            projections[pair + 2], projections[pair + 3] = sum_2, sum_3
+            projections[pair + 4], projections[pair + 5] = sum_4, sum_5
+            projections[pair + 6], projections[pair + 7] = sum_6, sum_7
+            pair += 8
         while pair < indptr[n + 1]:
             row = w_CD[indices[pair]]
             total = np.float32(0)
