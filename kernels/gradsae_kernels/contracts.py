@@ -70,6 +70,12 @@ def check_k(k: int, num_latents: int) -> None:
         raise ContractError(f"k: got {k!r}; expected an integer from 1 to the {num_latents} latents")
 
 
+def check_capacity(capacity: int) -> None:
+    """At least 1."""
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+        raise ContractError(f"capacity: got {capacity!r}; expected an integer of at least 1; leave it out for 256")
+
+
 def check_sparse(rows: SparseRows, num_latents: int, like: Tensor) -> None:
     """Compressed rows whose parts agree with each other, with C, and with the device of `like`."""
     indptr, indices, values = rows
@@ -100,12 +106,32 @@ def check_row_count(name: str, rows: SparseRows, dense_ND: Tensor) -> None:
         )
 
 
-def nonfinite_row(row: int) -> ContractError:
-    """The error for a pre-activation that is not a finite number although x was."""
-    return ContractError(
+def check_document_ptr(document_ptr: Tensor, num_tokens: int, like: Tensor) -> None:
+    """int64 [S+1] from 0 to N that never falls, on the device of `like`: document s is tokens ptr[s]:ptr[s+1]."""
+    if document_ptr.ndim != 1 or document_ptr.dtype != torch.int64:
+        raise ContractError(f"document_ptr: got {_seen(document_ptr)}; expected an int64 vector [S+1]; cast it")
+    _check_device("document_ptr", document_ptr, like)
+    if len(document_ptr) == 0 or document_ptr[0] != 0 or document_ptr[-1] != num_tokens:
+        seen = f"{int(document_ptr[0])} to {int(document_ptr[-1])}" if len(document_ptr) else "nothing"
+        raise ContractError(f"document_ptr: got {seen}; expected 0 to {num_tokens}; every token is in one document")
+    if bool((document_ptr.diff() < 0).any()):
+        raise ContractError("document_ptr: it falls; expected the first token of each document in rising order")
+
+
+class NonfiniteRow(ContractError):
+    """A pre-activation that is not a finite number although x was, and in which row."""
+
+    row: int
+
+
+def nonfinite_row(row: int) -> NonfiniteRow:
+    """The error for this row."""
+    error = NonfiniteRow(
         f"pre-activations of row {row} are NaN or Inf although x is finite; expected finite products; the encoder "
         "holds NaN or Inf, or the product overflows fp32: check the weights, or rescale x"
     )
+    error.row = row
+    return error
 
 
 def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradsae_kernels import SparseRows
 from gradsae_kernels.compiled import numba_is_usable
+from gradsae_kernels.launches import runs_triton
 
 
 @pytest.fixture(params=["compiled", "plain torch"])
@@ -22,6 +23,14 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield request.param
     monkeypatch.undo()
     numba_is_usable.cache_clear()
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request: pytest.FixtureRequest) -> str:
+    """Where Triton kernels run: in the interpreter on CPU tensors, and on a GPU with `pytest -m gpu`."""
+    if not runs_triton(torch.device(request.param)):
+        pytest.skip(f"Triton does not run on {request.param} here")
+    return request.param
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def poisoned_array(*args: Any, **kwargs: Any) -> Any:
         array = numpy_empty(*args, **kwargs)
-        array.fill(np.nan if array.dtype.kind == "f" else 2**30)
+        array.fill(np.nan if array.dtype.kind == "f" else min(2**30, np.iinfo(array.dtype).max))
         return array
 
     monkeypatch.setattr(torch, "empty", poisoned_tensor)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_tiled_equals_the_oracle_on_exact_numbers(
 ) -> None:
     x_ND, w_CD, bias_C = small_integers(n, d), small_integers(c, d), small_integers(c)
     threshold_C = small_integers(c).abs() * d**0.5
-    options = {
+    options: dict[str, Any] = {
         "plain": {},
         "negative threshold": {},
         "two-sided": {"negative_threshold_C": small_integers(c).abs() * d**0.5},
@@ -54,7 +55,7 @@ def test_tiled_equals_the_oracle_on_exact_numbers(
 def test_values_follow_the_rule_by_hand(path: str, backend: Backend) -> None:
     x_ND, eye, zero = torch.tensor([[2.0, -3.0, 0.5, 0.0]]), torch.eye(4), torch.zeros(4)
 
-    def encoded(threshold: list[float], **options: Tensor) -> list[list[float]]:
+    def encoded(threshold: list[float], **options: Any) -> list[list[float]]:
         rows = encode_threshold(x_ND, eye, zero, torch.tensor(threshold), backend=backend, **options)
         return [rows.indices.tolist(), rows.values.tolist()]
 
@@ -144,6 +145,7 @@ def test_scale_and_offset_are_refused_with_a_second_threshold() -> None:
 MEMORY = """
 import torch
 from pathlib import Path
+from typing import Any
 from gradsae_kernels import encode_threshold, encode_topk
 
 def peak_megabytes():

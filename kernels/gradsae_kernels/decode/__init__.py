@@ -19,9 +19,10 @@ def decode(
 ) -> Tensor:
     """float32 [N, D]: bias + sum over the active latents c of value * w_dec[c].
 
-    Sums are fp32, in the order of latents; on the CPU a row depends on that row alone, so that splitting the rows
-    changes no bit. The result carries no graph. Weights fp32, bf16 or fp16, contiguous, one row per latent. Raises
-    ContractError, and BackendUnavailable for a backend that the device does not have.
+    Sums are fp32, from the bias on in the order of latents. With Triton, and on the CPU, a row depends on that row
+    alone: splitting the rows changes no bit. The result carries no graph. Weights fp32, bf16 or fp16, contiguous, one
+    row per latent; Triton reads them as they lie, the others widen a few MB at a time. Raises ContractError, and
+    BackendUnavailable for a backend that the device does not have.
 
     >>> rows = SparseRows(torch.tensor([0, 1]), torch.tensor([1], dtype=torch.int32), torch.tensor([5.0]))
     >>> decode(rows, torch.eye(2), torch.ones(2))
@@ -34,5 +35,11 @@ def decode(
         check_vector("bias_D", bias_D, w_dec_CD.shape[1], w_dec_CD)
         bias_D = bias_D.detach().to(torch.float32)
     chosen = choose_backend(w_dec_CD.device, backend)
-    run = decode_reference if chosen is Backend.REFERENCE else decode_tiled
-    return run(rows, w_dec_CD.detach(), bias_D)
+    w_dec_CD = w_dec_CD.detach()
+    if chosen is Backend.REFERENCE:
+        return decode_reference(rows, w_dec_CD, bias_D)
+    if chosen is Backend.TILED:
+        return decode_tiled(rows, w_dec_CD, bias_D)
+    from gradsae_kernels.decode.triton_kernel import decode_triton
+
+    return decode_triton(rows, w_dec_CD, bias_D)

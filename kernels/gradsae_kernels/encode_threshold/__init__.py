@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from gradsae_kernels.backend import Backend, choose_backend
-from gradsae_kernels.contracts import ContractError, check_rows, check_vector, check_weights
+from gradsae_kernels.contracts import ContractError, check_capacity, check_rows, check_vector, check_weights
+from gradsae_kernels.emit.plan import EmitPlan
+from gradsae_kernels.encode_threshold.fused import encode_threshold_fused
 from gradsae_kernels.encode_threshold.reference import encode_threshold_reference
 from gradsae_kernels.encode_threshold.rule import ThresholdRule
 from gradsae_kernels.encode_threshold.tiled import encode_threshold_tiled
 from gradsae_kernels.sparse_rows import SparseRows
+
+DEFAULT_CAPACITY = 256
 
 
 @torch.no_grad()
@@ -25,6 +29,8 @@ def encode_threshold(
     scale_C: Tensor | None = None,
     offset_C: Tensor | None = None,
     backend: Backend = Backend.AUTO,
+    plan: EmitPlan | None = None,
+    capacity: int = DEFAULT_CAPACITY,
 ) -> SparseRows:
     """Active latents of each row of x, without a dense [N, C] (backend REFERENCE makes one).
 
@@ -32,8 +38,10 @@ def encode_threshold(
     relu(scale * u + offset), scale 1 and offset 0 unless given. With `negative_threshold_C` it is active iff
     u > threshold or u < -negative_threshold, and its value is u. Exact zeros are dropped. The result carries no graph.
 
-    x is any float dtype; weights fp32, bf16 or fp16, contiguous, one row per latent. Raises ContractError, and
-    BackendUnavailable for a backend that the device does not have.
+    x is any float dtype; weights fp32, bf16 or fp16, contiguous, one row per latent. Only backend TRITON looks at
+    `plan` (None: the table's, see `choose_plan`) and `capacity`, the active latents of a token that there is room for
+    at the first try: a token with more is computed again, so that it changes the time and not the result. Raises
+    ContractError, and BackendUnavailable for a backend that the device does not have.
 
     >>> x, w, zero = torch.tensor([[1.0, -2.0]]), torch.eye(2), torch.zeros(2)
     >>> encode_threshold(x, w, zero, zero).indices.tolist()
@@ -53,6 +61,10 @@ def encode_threshold(
         if vector is not None:
             check_vector(name, vector, len(w_enc_CD), x_ND, allow_inf=True)
     rule = ThresholdRule.of(bias_C, threshold_C, negative_threshold_C, scale_C, offset_C)
-    if choose_backend(x_ND.device, backend) is Backend.REFERENCE:
+    check_capacity(capacity)
+    chosen = choose_backend(x_ND.device, backend)
+    if chosen is Backend.REFERENCE:
         return encode_threshold_reference(x_ND, w_enc_CD, rule)
+    if chosen is Backend.TRITON:
+        return encode_threshold_fused(x_ND.detach(), w_enc_CD.detach(), rule, plan, capacity)
     return encode_threshold_tiled(x_ND.detach(), w_enc_CD.detach(), rule)

@@ -11,7 +11,8 @@ from torch import Tensor
 class ThresholdRule:
     """Active iff u = x·w + bias is above `above` (or below `below`); value scale * u + offset where it is positive.
 
-    `below` excludes `scale` and `offset`; those two come together. All are contiguous fp32 [C].
+    `below` excludes `scale` and `offset`; those two come together. Without them no threshold is below zero: relu makes
+    zeros there, and zeros are inactive. All are contiguous fp32 [C].
     """
 
     bias_C: Tensor
@@ -33,6 +34,8 @@ class ThresholdRule:
         if scale_C is not None or offset_C is not None:
             scale_C = torch.ones_like(bias_C) if scale_C is None else scale_C
             offset_C = torch.zeros_like(bias_C) if offset_C is None else offset_C
+        elif negative_threshold_C is None:
+            threshold_C = threshold_C.clamp(min=0)
         below_C = None if negative_threshold_C is None else -negative_threshold_C
         return cls(
             bias_C=_plain(bias_C),
@@ -41,6 +44,17 @@ class ThresholdRule:
             scale_C=None if scale_C is None else _plain(scale_C),
             offset_C=None if offset_C is None else _plain(offset_C),
         )
+
+    def values(self, u: Tensor, latent: Tensor) -> Tensor:
+        """Values of pre-activations that fire, u [nnz] of latents [nnz]; zero where they are inactive after all."""
+        if self.scale_C is not None and self.offset_C is not None:
+            u = self.scale_C[latent] * u + self.offset_C[latent]
+        return u if self.below_C is not None else u.relu()
+
+    def fires(self, u: Tensor, latent: Tensor | slice) -> Tensor:
+        """Whether pre-activations u [..., T] of T latents fire; NaN does, so that it is seen."""
+        fires = ~(u <= self.above_C[latent])
+        return fires if self.below_C is None else fires | (u < self.below_C[latent])
 
 
 def _plain(vector_C: Tensor) -> Tensor:

@@ -55,11 +55,8 @@ def _encode_compiled(x_ND: Tensor, w_enc_CD: Tensor, rule: ThresholdRule, first_
 
 
 def _vectors(rule: ThresholdRule, first: int, count: int) -> list[Array | None]:
-    """Bias, above, below, scale, offset of a tile; where relu alone makes zeros, the threshold does it."""
-    above_C = rule.above_C
-    if rule.below_C is None and rule.scale_C is None:
-        above_C = above_C.clamp(min=0)
-    vectors = (rule.bias_C, above_C, rule.below_C, rule.scale_C, rule.offset_C)
+    """Bias, above, below, scale, offset of a tile."""
+    vectors = (rule.bias_C, rule.above_C, rule.below_C, rule.scale_C, rule.offset_C)
     return [None if vector is None else vector[first : first + count].numpy() for vector in vectors]
 
 
@@ -92,14 +89,7 @@ def _active(u_NT: Tensor, rule: ThresholdRule, first: int) -> tuple[Tensor, Tens
     """Row, latent and value of what fires in a tile, rows ascending; NaN fires, so that it is seen."""
     tile = slice(first, first + u_NT.shape[1])
     u_NT += rule.bias_C[tile]
-    fires_NT = ~(u_NT <= rule.above_C[tile])
-    if rule.below_C is not None:
-        fires_NT |= u_NT < rule.below_C[tile]
-    row, column = fires_NT.nonzero(as_tuple=True)
-    latent, value = column + first, u_NT[row, column]
-    if rule.scale_C is not None and rule.offset_C is not None:
-        value = rule.scale_C[latent] * value + rule.offset_C[latent]
-    if rule.below_C is None:
-        value = value.relu()
+    row, column = rule.fires(u_NT, tile).nonzero(as_tuple=True)
+    latent, value = column + first, rule.values(u_NT[row, column], column + first)
     kept = value != 0
     return row[kept], latent[kept], value[kept]
