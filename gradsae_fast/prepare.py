@@ -23,7 +23,7 @@ from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction, function_digest
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
 from gradsae_fast.sae.load import load_sae
-from gradsae_fast.score import BatchScores, SitedSae, Tally, kernel_backend, score_batch
+from gradsae_fast.score import BatchScores, SitedSae, Tally, kernels_for, score_batch
 from gradsae_fast.store.facts import read_facts
 
 
@@ -54,7 +54,11 @@ class Prepared:
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
             "saes": {
-                one.site.path: {"digest": one.sae.facts.digest, "num_latents": one.sae.num_latents}
+                one.site.path: {
+                    "digest": one.sae.facts.digest,
+                    "num_latents": one.sae.num_latents,
+                    "kernels": kernels_for(one.sae, self.lm.device, self.lm.dtype),
+                }
                 for one in self.sited
             },
             "corpus": {"plan": self.plan.digest, "context_length": corpus.context_length, "overlap": corpus.overlap},
@@ -77,7 +81,6 @@ class Prepared:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "device": torch.cuda.get_device_name() if self.lm.device.type == "cuda" else platform.processor(),
-                "kernels": kernel_backend(self.lm.device),
                 "threads": torch.get_num_threads(),
             },
         }

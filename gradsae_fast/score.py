@@ -22,16 +22,15 @@ from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.sites import Site
 from gradsae_fast.records import Array, Batch, SparseScores, TokenMask, Window
-from gradsae_fast.sae.canonical import InputStats, Sae, Threshold, normalise_input, scale_gradient, undo_norm
+from gradsae_fast.sae.canonical import InputNorm, InputStats, Sae, Threshold, normalise_input, scale_gradient, undo_norm
 from gradsae_kernels import (
-    Backend,
     BackendUnavailable,
     ContractError,
     SparseRows,
-    choose_backend,
     decode,
     encode_threshold,
     encode_topk,
+    kernel_configuration,
     project,
 )
 
@@ -95,10 +94,12 @@ class BatchScores:
     values: Mapping[str, Mapping[str, Array]]  # site -> objective -> float64 [B]
 
 
-def kernel_backend(device: torch.device) -> str:
-    """Name of the implementation that the operators run on a device. ScoreError where there is none."""
+def kernels_for(sae: Sae, device: torch.device, hidden_dtype: torch.dtype) -> str:
+    """What the operators run for this SAE on a device; it decides over last bits. ScoreError where they cannot run."""
+    x_dtype = hidden_dtype if sae.input_norm is InputNorm.NONE else torch.float32
+    k = None if isinstance(sae.rule, Threshold) else sae.rule.k
     try:
-        return str(choose_backend(device, Backend.AUTO))
+        return kernel_configuration(device, x_dtype, sae.w_enc_CD.dtype, sae.d_in, sae.num_latents, k=k)
     except BackendUnavailable as error:
         raise ScoreError(f"the sparse operators do not run on device {device}: {error}. Use --device cpu.") from error
 

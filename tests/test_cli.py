@@ -223,7 +223,7 @@ def test_info_says_what_the_store_holds_and_json_has_the_same(store: Path) -> No
         *("path", "complete", "segments", "planned_segments", "documents", "tokens", "bytes", "precision_bits"),
         *("profile", "objectives", "sites", "identity", "run", "gate"),
     }
-    assert found["run"]["machine"]["kernels"] == "tiled"
+    assert found["identity"]["saes"]["model.layers.1"]["kernels"] == "tiled numba"
     assert found["gate"]["forced"] is True
 
 

@@ -108,9 +108,10 @@ class InputStats:
 
 
 def normalise_input(sae: Sae, hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
-    """Bring hidden states [N, D] of any float dtype to what the encoder reads: (x_ND float32, statistics).
+    """Bring hidden states [N, D] of any float dtype to what the encoder reads: (x_ND, statistics).
 
-    A hidden state of zeros normalises to zeros. Raises SaeError where the width is not the SAE's.
+    x is the hidden state as it is where there is no normalisation, and float32 elsewhere. A hidden state of zeros
+    normalises to zeros. Raises SaeError where the width is not the SAE's.
     """
     if hidden_ND.ndim != 2 or hidden_ND.shape[1] != sae.d_in:
         raise SaeError(
@@ -118,14 +119,13 @@ def normalise_input(sae: Sae, hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
             f"[tokens, {sae.d_in}]; use the SAE with the model and site that it was trained on"
             + (f" ({sae.facts.model_name}, {sae.facts.site or sae.facts.hook_name})" if sae.facts.model_name else "")
         )
-    x_ND = hidden_ND.float()
     match sae.input_norm:
         case InputNorm.NONE:
-            return x_ND, InputStats()
+            return hidden_ND, InputStats()
         case InputNorm.LAYER_NORM:
-            return _layer_norm(x_ND)
+            return _layer_norm(hidden_ND.float())
         case InputNorm.CONSTANT_NORM:
-            return _constant_norm(x_ND)
+            return _constant_norm(hidden_ND.float())
 
 
 def _layer_norm(hidden_ND: Tensor) -> tuple[Tensor, InputStats]:

@@ -14,7 +14,7 @@ from gradsae_fast.sae.canonical import InputStats, Sae, Threshold, TopK, normali
 def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
     """Activations a_NC, float32, zero where a latent is inactive. Raises SaeError on a wrong width."""
     x_ND, _ = normalise_input(sae, hidden_ND)
-    u_NC = x_ND @ sae.w_enc_CD.float().T + sae.bias_C
+    u_NC = x_ND.float() @ sae.w_enc_CD.float().T + sae.bias_C
     match sae.rule:
         case Threshold():
             return _threshold(u_NC, sae.rule)
