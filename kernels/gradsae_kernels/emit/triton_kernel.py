@@ -64,14 +64,15 @@ def excess(u, row, latent, N, C, above_C, below_C, bar_N, slack_N, slack_C, RULE
     elif RULE == TWO_SIDED:
         above = tl.load(above_C + latent, mask=latent < C, other=float("inf"))
         below = tl.load(below_C + latent, mask=latent < C, other=0.0)
-        over = tl.maximum(u - above[None, :], below[None, :] - u, propagate_nan=tl.PropagateNan.ALL)
+        under = tl.where((latent < C)[None, :], below[None, :] - u, float("-inf"))
+        over = tl.maximum(u - above[None, :], under, propagate_nan=tl.PropagateNan.ALL)
     elif RULE == BAR:
         over = u - tl.load(bar_N + row)[:, None]
     else:
         over = tl.abs(u) - tl.load(bar_N + row)[:, None]
     if RULE != FOLDED and slack_N is not None:
         over += tl.load(slack_N + row)[:, None] * tl.load(slack_C + latent, mask=latent < C, other=0.0)[None, :]
-    if RULE == TWO_SIDED or RULE == MAGNITUDE or (RULE != FOLDED and slack_N is not None):  # noqa: SIM109
+    if RULE == MAGNITUDE or (RULE != FOLDED and slack_N is not None):
         over = tl.where((latent < C)[None, :], over, float("-inf"))
     return over
 
