@@ -41,6 +41,7 @@ class SaeConfig:
     site: str | None = None
     revision: str | None = None
     norm_factor: float | None = None  # for `expected_average_only_in` SAEs that were saved without it
+    k: int | None = None  # for TopK SAEs whose file does not say it (Qwen Scope's repository name does)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,9 @@ def load_sited_saes(lm: LanguageModel, saes: Iterable[SaeConfig]) -> tuple[Sited
     """Load every SAE and put it at its site: the one given, else the one that its metadata names."""
     sited: dict[str, SitedSae] = {}
     for config in saes:
-        sae = load_sae(config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor)
+        sae = load_sae(
+            config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor, k=config.k
+        )
         spelling = config.site or sae.facts.site or sae.facts.hook_name
         if spelling is None:
             raise SaeError(f"the SAE {config.path!r} does not say where it belongs. Give its site with --site.")

@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from gradsae_fast.errors import SaeError
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.=+-]*)+/?")
+TORCH_SUFFIXES = (".pt", ".pth")
 
 
 def is_hub_id(text: str) -> bool:
@@ -23,10 +24,14 @@ def is_hub_id(text: str) -> bool:
 def fetch(hub_id: str, *, files: Sequence[str], revision: str | None = None) -> Path:
     """The local folder that holds those of `files` that the hub has at `hub_id`. Raises SaeError where it has none.
 
-    `hub_id` may also end with one of the file names.
+    `hub_id` may also end with one of the file names. A torch file that is none of them is fetched alone, and its own
+    path returned: some formats name a file after its layer.
     """
     organisation, name, *inside = PurePosixPath(hub_id).parts
-    if inside and inside[-1] in files:
+    alone = inside.pop() if inside and inside[-1] not in files and inside[-1].endswith(TORCH_SUFFIXES) else None
+    if alone is not None:
+        files = [alone]
+    elif inside and inside[-1] in files:
         inside.pop()
     repo, folder = f"{organisation}/{name}", PurePosixPath(*inside)
     patterns = [str(folder / file) for file in files]
@@ -42,6 +47,7 @@ def fetch(hub_id: str, *, files: Sequence[str], revision: str | None = None) -> 
     if not any((local / file).is_file() for file in files):
         raise SaeError(
             f"the hub repository {repo!r} holds none of {', '.join(patterns)}; "
-            f"give the folder of one SAE, as in '{repo}/folder/of/the/sae'"
+            f"give the folder of one SAE, as in '{repo}/folder/of/the/sae', or the torch file of one, as in "
+            f"'{repo}/layer0.sae.pt'"
         )
-    return local
+    return local if alone is None else local / alone

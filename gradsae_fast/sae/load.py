@@ -1,15 +1,38 @@
 """From a path or a hub id to the canonical SAE: each format is asked whether the files are its own."""
 
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from gradsae_fast.errors import SaeError
 from gradsae_fast.sae import hub
 from gradsae_fast.sae.canonical import Sae
-from gradsae_fast.sae.formats import gemma_scope, saelens
+from gradsae_fast.sae.formats import (
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    llama_scope,
+    openai,
+    qresearch,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
 
-FORMATS = (saelens, gemma_scope)
+FORMATS: tuple[ModuleType, ...] = (
+    saelens,
+    gemma_scope,
+    gemma_scope_2,
+    sparsify,
+    dictionary_learning,
+    llama_scope,
+    goodfire,
+    qwen_scope,
+    qresearch,
+    openai,
+)
 SHOWN = 20  # entries of a folder that an error lists
 
 
@@ -20,21 +43,33 @@ def load_sae(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     norm_factor: float | None = None,
+    k: int | None = None,
 ) -> Sae:
     """Load an SAE from a local folder or file, or from the hub ("org/repo" or "org/repo/folder").
 
     `dtype` is how the two matrices are kept: float32, bfloat16 or float16; biases and thresholds stay float32.
     `revision` is for the hub. `norm_factor` is the input factor of a SAELens SAE with `expected_average_only_in` whose
-    folder does not store it. Raises SaeError where nothing is found, the format or the family is not supported, or the
-    files are damaged.
+    folder does not store it; `k` is that of a Qwen Scope SAE whose path does not name it. Raises SaeError where nothing
+    is found, the format or the family is not supported, or the files are damaged.
     """
     source = str(path_or_hub_id)
     path = _locate(source, revision)
     for each in FORMATS:
         if each.matches(path):
-            return each.load(path, source=source, device=device, dtype=dtype, norm_factor=norm_factor)
+            return each.load(
+                path, source=source, device=device, dtype=dtype, **_given(each, norm_factor=norm_factor, k=k)
+            )
     supported = "; ".join(each.LAYOUT for each in FORMATS)
     raise SaeError(f"{path} holds no SAE of a supported format: found {_found(path)}. Supported: {supported}")
+
+
+def _given(form: ModuleType, **by_hand: float | None) -> dict[str, float]:
+    """The facts that were given by hand; a format that does not take one refuses it."""
+    given = {name: value for name, value in by_hand.items() if value is not None}
+    for name, value in given.items():
+        if name not in form.BY_HAND:
+            raise SaeError(f"{name}={value} would have no effect on an SAE of the format {form.LAYOUT!r}; leave it out")
+    return given
 
 
 def _locate(source: str, revision: str | None) -> Path:
@@ -50,13 +85,12 @@ def _locate(source: str, revision: str | None) -> Path:
 
 
 def _found(path: Path) -> str:
-    """What lies at the path: names of a folder, and the folders below it that do hold an SAE."""
+    """What lies at the path: names of a folder, and those folders and files in it that do hold an SAE."""
     if not path.is_dir():
         return f"the file {path.name}"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    inside = [
-        entry for entry in sorted(path.iterdir()) if entry.is_dir() and any(each.matches(entry) for each in FORMATS)
-    ]
-    hint = f" (an SAE lies in {', '.join(entry.name for entry in inside[:SHOWN])}: give that folder)" if inside else ""
+    inside = [entry for entry in sorted(path.iterdir()) if any(each.matches(entry) for each in FORMATS)]
+    kind = "folder" if inside and inside[0].is_dir() else "file"
+    hint = f" (an SAE lies in {', '.join(entry.name for entry in inside[:SHOWN])}: give that {kind})" if inside else ""
     return (", ".join(names[:SHOWN]) or "an empty folder") + more + hint

@@ -4,10 +4,12 @@ Every error names the file, says what it holds and what was expected.
 """
 
 import hashlib
+import pickle
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,39 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         raise SaeError(f"{path} is not a whole npz archive of arrays ({error}); fetch it again") from error
 
 
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote for a state dict: tensors in their own dtype, on the CPU, and plain values.
+
+    Only tensors, numbers, strings and containers of them are read: a pickle that would run code is refused unread.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise SaeError(
+            f"{path} is not a torch file of tensors and plain values alone, and nothing else is read, because a pickle "
+            f"can run code ({reason}); save its state_dict() with the software that made it, or "
+            "fetch it again"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise SaeError(f"{path} is not a whole torch file ({error}); fetch it again") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SaeError(f"{path} holds a {type(content).__name__}, expected a state dict: names with tensors")
+    return {key: value.detach() if isinstance(value, Tensor) else value for key, value in content.items()}
+
+
+def read_sizes(tensors: Mapping[str, Any], *, per_latent: str, per_width: str, path: Path) -> tuple[int, int]:
+    """(C, D), read off two vectors: a matrix could be transposed, and then its sizes would be exchanged."""
+    shapes = [tuple(getattr(tensors.get(key), "shape", ())) for key in (per_latent, per_width)]
+    if any(len(shape) != 1 for shape in shapes):
+        found = ", ".join(str(shape) if shape else "missing" for shape in shapes)
+        raise SaeError(
+            f"{path} holds {_listed(tensors)}; expected the vectors {per_latent} and {per_width}, which are {found}. "
+            "Is the file of another family?"
+        )
+    return shapes[0][0], shapes[1][0]
+
+
 def check_keys(found: Iterable[str], expected: Iterable[str], *, path: Path, family: str) -> None:
     """Refuse missing and unknown keys: both mean that the file is of another family than it says."""
     found, expected = set(found), set(expected)
@@ -46,15 +81,17 @@ def check_keys(found: Iterable[str], expected: Iterable[str], *, path: Path, fam
     if found - expected:
         problems.append(f"has the unknown {_listed(found - expected)}")
     raise SaeError(
-        f"{path} {' and '.join(problems)}; it holds {_listed(found)}, a {family} SAE needs {_listed(expected)}. "
-        "Check that the weights and the stated architecture belong together"
+        f"{path} {' and '.join(problems)}; it holds {_listed(found)}, an SAE of the family {family} needs "
+        f"{_listed(expected)}. Check that the weights and the stated architecture belong together"
     )
 
 
-def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, path: Path) -> None:
+def check_tensors(tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, path: Path) -> None:
     """Refuse wrong shapes, integer weights, NaN and Inf. Orientation is never repaired: it is a fact of the format."""
     for key, shape in shapes.items():
         tensor = tensors[key]
+        if not isinstance(tensor, Tensor):
+            raise SaeError(f"{key} in {path} is {tensor!r}, expected a tensor of shape {shape}")
         if tuple(tensor.shape) != shape:
             turned = " It looks transposed." if len(shape) > 1 and tuple(tensor.shape) == shape[::-1] else ""
             raise SaeError(f"{key} in {path} has shape {tuple(tensor.shape)}, expected {shape}.{turned}")

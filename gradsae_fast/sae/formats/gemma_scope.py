@@ -22,6 +22,7 @@ from gradsae_fast.sae.weights import check_keys, check_not_negative, check_tenso
 WEIGHTS = "params.npz"
 FILES = (WEIGHTS,)
 LAYOUT = "Gemma Scope: params.npz"
+BY_HAND = ()
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 CONTEXT_SIZE = 1024
 HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out"}  # `att` reads the input of a module, which is no site
@@ -32,13 +33,9 @@ def matches(path: Path) -> bool:
     return _file(path).is_file() and _file(path).suffix == ".npz"
 
 
-def load(
-    path: Path, *, source: str, device: str | torch.device, dtype: torch.dtype, norm_factor: float | None = None
-) -> Sae:
+def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dtype) -> Sae:
     """The canonical SAE of a Gemma Scope archive. Raises SaeError on other archives, embedding SAEs and transcoders."""
     file = _file(path)
-    if norm_factor is not None:
-        raise SaeError(f"norm_factor={norm_factor} would have no effect: Gemma Scope normalises nothing; leave it out")
     model_name, kind = _repository(file)
     _check_kind(file, kind)
     tensors = _read(file)

@@ -22,13 +22,15 @@ from torch import Tensor
 from gradsae_fast.errors import SaeError
 from gradsae_fast.sae.canonical import InputNorm, Sae, SaeFacts, Threshold, TopK
 from gradsae_fast.sae.fold import StoredSae, Whitening, fold
-from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, read_config, read_json
+from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, read_config
+from gradsae_fast.sae.formats.settings import read_json
 from gradsae_fast.sae.weights import check_keys, check_not_negative, check_tensors, digest_files, read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 FILES = (CONFIG, WEIGHTS, SCALER, WHITENING)
 LAYOUT = "SAELens folder: cfg.json + sae_weights.safetensors"
+BY_HAND = ("norm_factor",)
 LAYOUT_VERSION = "6.54.12"  # the SAELens release whose layout `save` writes
 PER_TOKEN = {"layer_norm": InputNorm.LAYER_NORM, "constant_norm_rescale": InputNorm.CONSTANT_NORM}
 

@@ -4,14 +4,14 @@ Before release 6 the file was flat (no `metadata`) and used other names and defa
 first. Whatever would change the mathematics and is not known is an error that names it.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.formats.settings import check_k, read_json, read_optional, read_size, refuse_transcoder
 
 KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight file
     "standard": ("W_enc", "W_dec", "b_enc", "b_dec"),
@@ -21,10 +21,16 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight
     "abstopk": ("W_enc", "W_dec", "b_enc", "b_dec"),
 }
 TOP_K = ("topk", "abstopk")
+REFUSED: Mapping[str, str] = {  # architectures of SAELens that the canonical SAE cannot express, and why
+    "transcoder": "it reads one module and writes another, and a score is taken at one site",
+    "skip_transcoder": "it reads one module and writes another, and a score is taken at one site",
+    "jumprelu_transcoder": "it reads one module and writes another, and a score is taken at one site",
+    "jumprelu_skip_transcoder": "it reads one module and writes another, and a score is taken at one site",
+    "matching_pursuit": "its latents are chosen one after another, each from what the ones before it left over",
+    "temporal": "its latents depend on earlier tokens, through attention",
+}
 NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
 RENAMED_IN_6 = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,39 +58,26 @@ def read_config(path: Path) -> SaelensConfig:
     raw = _upgrade(read_json(path), path)
     architecture = _one_of(raw, "architecture", tuple(KEYS), path)
     _check_activation(raw, path)
-    d_in, d_sae = _size(raw, "d_in", path), _size(raw, "d_sae", path)
+    d_in, d_sae = read_size(raw, "d_in", path), read_size(raw, "d_sae", path)
     metadata = raw["metadata"]
     _check_not_transcoder(metadata, path)
     return SaelensConfig(
         architecture=architecture,
         d_in=d_in,
         d_sae=d_sae,
-        apply_b_dec_to_input=_optional(raw, "apply_b_dec_to_input", bool, path) is not False,
+        apply_b_dec_to_input=read_optional(raw, "apply_b_dec_to_input", bool, path) is not False,
         normalize_activations=_one_of(raw, "normalize_activations", NORMALISATIONS, path),
-        k=_k(raw, d_sae, path) if architecture in TOP_K else None,
+        k=check_k(raw.get("k"), d_sae, path) if architecture in TOP_K else None,
         rescale_acts_by_decoder_norm=architecture in TOP_K
-        and _optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
-        site=_optional(metadata, "hf_hook_name", str, path),
-        hook_name=_optional(metadata, "hook_name", str, path),
-        model_name=_optional(metadata, "model_name", str, path),
-        prepend_bos=_optional(metadata, "prepend_bos", bool, path),
-        context_size=_optional(metadata, "context_size", int, path),
+        and read_optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
+        site=read_optional(metadata, "hf_hook_name", str, path),
+        hook_name=read_optional(metadata, "hook_name", str, path),
+        model_name=read_optional(metadata, "model_name", str, path),
+        prepend_bos=read_optional(metadata, "prepend_bos", bool, path),
+        context_size=read_optional(metadata, "context_size", int, path),
         l0=_measured(metadata, "l0", path),
         fvu=_fvu(metadata, path),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object at `path`. Raises SaeError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SaeError(f"{path} is missing; fetch or copy the whole SAE folder") from error
-    except (OSError, ValueError) as error:
-        raise SaeError(f"{path} is not readable as JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise SaeError(f"{path} holds a JSON {type(content).__name__}, expected an object")
-    return content
 
 
 def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -123,39 +116,19 @@ def _check_not_transcoder(metadata: Mapping[str, Any], path: Path) -> None:
     for key in ("hook_name", "hf_hook_name"):
         reads, writes = metadata.get(key), metadata.get(f"{key}_out")
         if writes is not None and writes != reads:
-            raise SaeError(f"{path} reads {reads!r} and writes {writes!r}: a transcoder; supported: SAEs of one site")
+            refuse_transcoder(path, reads=reads, writes=writes)
 
 
 def _one_of(raw: Mapping[str, Any], key: str, supported: tuple[str, ...], path: Path) -> str:
     value = raw.get(key)
     if not isinstance(value, str) or value not in supported:
         hint = ""
+        if isinstance(value, str) and value in REFUSED:
+            hint = f"; {value} is not, because {REFUSED[value]}"
         if isinstance(value, str) and "batchtopk" in value:
             hint = "; a training checkpoint: SAELens' save_inference_model stores it as jumprelu, which is supported"
         raise SaeError(f"{key} in {path} is {value!r}; supported: {', '.join(supported)}{hint}")
     return value
-
-
-def _optional(raw: Mapping[str, Any], key: str, kind: type[T], path: Path) -> T | None:
-    value = raw.get(key)
-    # True is an int to Python and a mistake to us.
-    if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
-        return value
-    raise SaeError(f"{key} in {path} is {value!r}, expected {kind.__name__}; correct the configuration")
-
-
-def _size(raw: Mapping[str, Any], key: str, path: Path) -> int:
-    size = _optional(raw, key, int, path)
-    if size is None or size < 1:
-        raise SaeError(f"{key} in {path} is {size!r}, expected a positive whole number")
-    return size
-
-
-def _k(raw: Mapping[str, Any], num_latents: int, path: Path) -> int:
-    k = raw.get("k")
-    if isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= num_latents or k != int(k):
-        raise SaeError(f"k in {path} is {k!r}, expected a whole number from 1 to {num_latents}")
-    return int(k)
 
 
 def _measured(metadata: Mapping[str, Any], key: str, path: Path) -> float | None:

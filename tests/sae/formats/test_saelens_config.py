@@ -30,8 +30,12 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"architecture": "transcoder"}, "'transcoder'; supported: standard, gated, jumprelu, topk, abstopk"),
-        ({"architecture": "temporal"}, "'temporal'; supported"),
-        ({"architecture": "matching_pursuit"}, "'matching_pursuit'; supported"),
+        ({"architecture": "skip_transcoder"}, "because it reads one module and writes another"),
+        ({"architecture": "temporal"}, "'temporal'; supported.*because its latents depend on earlier tokens"),
+        (
+            {"architecture": "matching_pursuit"},
+            "'matching_pursuit'; supported.*because its latents are chosen one after",
+        ),
         ({"architecture": "matryoshka_batchtopk"}, "save_inference_model stores it as jumprelu"),
         ({"architecture": None}, "None; supported"),
         ({"activation_fn": "tanh-relu"}, "activation 'tanh-relu'"),
