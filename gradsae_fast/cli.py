@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from gradsae_fast import open_scores, ranking, render
+from gradsae_fast.cli_certify import certify
 from gradsae_fast.cli_rank import (
     ByOption,
     CountOption,
@@ -54,6 +55,7 @@ app = typer.Typer(
     help="Influence databases over whole corpora: GradSAE scores, stored sparsely, ranked offline.",
 )
 app.add_typer(rank, name="rank")
+app.command()(certify)
 
 
 @app.command()

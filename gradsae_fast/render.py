@@ -19,6 +19,7 @@ from rich.text import Text
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking import query_of, write_table
 from gradsae_fast.store import Fault, ScoreStore
+from gradsae_fast.store.certificate import read_certificate
 from gradsae_fast.store.layout import component
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
         print(
             f"gate       {'passed' if check['passed'] else 'FAILED'}  {check['name']} {check['site']}: {check['found']}"
         )
+    show_certificate(store)
 
 
 def store_facts(store: ScoreStore) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "identity": store.identity,
         "run": store.run,
         "gate": store.facts("gate"),
+        "certificate": store.facts("certificate"),
     }
 
 
@@ -161,6 +164,24 @@ def _site_facts(store: ScoreStore, site: str) -> dict[str, Any]:
         "l0": active / counted if counted else 0.0,
         "bytes_per_nonzero": size / nonzeros if nonzeros else 0.0,
     }
+
+
+def show_certificate(store: ScoreStore) -> None:
+    """How far first-order influences can be believed here, as `certify` found; nothing where it never ran."""
+    certificate = read_certificate(store)
+    if certificate is None:
+        return
+    for row in certificate.agreements:
+        if row.samples:
+            numbers = (row.spearman, row.pearson, row.sign_agreement, row.slope, row.slope_low, row.slope_high)
+            spearman, pearson, sign, slope, low, high = (_cell(v) or "undefined" for v in numbers)
+            print(
+                f"certified  {row.scores} of {row.latents} latents at {row.site}, {row.objective}: "
+                f"Spearman {spearman}, Pearson {pearson}, same sign {sign}, slope {slope} [{low}, {high}] "
+                f"over {row.samples} exact ablations"
+            )
+    if not certificate.is_current(store):
+        print("certified  no longer these segments: run `gradsae certify` again")
 
 
 def show_faults(faults: Sequence[Fault]) -> None:

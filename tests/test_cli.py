@@ -33,7 +33,7 @@ EXTRACT_FLAGS = {
 }
 VERBS = [
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),
-    *(["contrast"], ["info"], ["verify"], ["repair"], ["demo"]),
+    *(["contrast"], ["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
 ]
 RANKINGS: dict[str, list[str]] = {
     "latents": ["rank", "latents", "STORE", "--where", "party=R", "-k", "3"],
@@ -221,7 +221,7 @@ def test_info_says_what_the_store_holds_and_json_has_the_same(store: Path) -> No
     found = json.loads(gradsae("info", store, "--json").out)
     assert set(found) == {
         *("path", "complete", "segments", "planned_segments", "documents", "tokens", "bytes", "precision_bits"),
-        *("profile", "objectives", "sites", "identity", "run", "gate"),
+        *("profile", "objectives", "sites", "identity", "run", "gate", "certificate"),
     }
     assert found["identity"]["saes"]["model.layers.1"]["kernels"] == "tiled numba"
     assert found["gate"]["forced"] is True

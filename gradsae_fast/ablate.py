@@ -1,0 +1,206 @@
+"""Exact ablation: what an influence estimates to first order, by running the network again without the latent.
+
+A window is encoded as it was scored. A *removal* takes one latent out of what the network sees at the site, at some
+positions of the window: the reconstruction without that latent where the position is spliced, the hidden state less
+activation times effective decoder row where it is not. That is one formula, because the decoder is affine. Many
+removals of one window share a forward pass that starts at the site; the layers below it do not run again.
+
+The first row of every pass is the window with nothing removed. It is what the others are compared with, so that what
+rounding does to a batch of this shape cancels, and it tells whether the run is the one that was scored.
+
+Letters: R real positions of a batch, T positions of a window, K rows of a pass, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradsae_fast.errors import ScoreError
+from gradsae_fast.method import Method
+from gradsae_fast.model.capture import hidden_states
+from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.model.objectives import Objective, objective_gradient
+from gradsae_fast.model.patching import forward_replaced, output_hook
+from gradsae_fast.model.sites import Site
+from gradsae_fast.records import Array, Batch, TokenMask, Window
+from gradsae_fast.sae.canonical import InputStats, scale_gradient
+from gradsae_fast.score import Code, SitedSae, encode, position_masks, reconstruct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Removal:
+    """One latent, and the positions of a window (not of its document) at which its activation is set to 0."""
+
+    latent: int
+    position_P: Array  # int64, ascending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredWindow:
+    """A window at one site as it was scored: its sparse code, and where the network runs on from."""
+
+    window: Window
+    sited: SitedSae
+    code: Code  # of the T positions
+    seen_TD: Tensor  # what the network sees at the site with nothing removed
+    start_TD: Tensor | None  # output of the layer below the site's; None where the site is a layer, or in layer 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Effects:
+    """An objective's value with nothing removed, and value - value(without), one per removal, float64."""
+
+    value: float
+    drop_K: Array
+
+
+def scored_windows(
+    lm: LanguageModel, sited: Sequence[SitedSae], method: Method, batch: Batch
+) -> Iterator[list[ScoredWindow]]:
+    """Every window of a batch, encoded as `score_batch` encodes it: a list per site, in the order of `sited`.
+
+    One plain forward pass serves all sites. The batch must be the one that was scored for the same bits to come out.
+    """
+    below = {one.site.path: _layer_below(lm, one.site) for one in sited}
+    watched = [one.site for one in sited] + [site for site in below.values() if site is not None]
+    hidden = hidden_states(lm, batch, watched)
+    edges = np.cumsum([0, *batch.lengths])
+    for one in sited:
+        code, seen_RD = _seen(one, method, batch, hidden[one.site.path])
+        start = below[one.site.path]
+        yield [
+            ScoredWindow(
+                window=window,
+                sited=one,
+                code=_rows_of(code, first, last),
+                seen_TD=seen_RD[first:last],
+                start_TD=None if start is None else hidden[start.path][first:last],
+            )
+            for window, first, last in zip(batch.windows, edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        ]
+
+
+def ablate(
+    lm: LanguageModel,
+    scored: ScoredWindow,
+    removals: Sequence[Removal],
+    objective: Objective,
+    *,
+    tokens_per_pass: int = 8192,
+    chunk: int = 512,
+) -> Effects:
+    """The exact effect of every removal on an objective's value in this window.
+
+    Passes hold at most `tokens_per_pass` tokens, and at least one removal beside the untouched row. `top-token`
+    objectives choose their token anew in every row, as they would in a run of their own. ScoreError where a removal
+    names a latent that is not active at a position.
+    """
+    size = max(1, tokens_per_pass // len(scored.window.token_ids) - 1)
+    parts = [removals[first : first + size] for first in range(0, len(removals), size)] or [()]
+    value_K = [_values(lm, scored, part, objective, chunk) for part in parts]
+    return Effects(
+        value=float(value_K[0][0]),
+        drop_K=np.concatenate([value[0] - value[1:] for value in value_K]),
+    )
+
+
+def _seen(sited: SitedSae, method: Method, batch: Batch, hidden_RD: Tensor) -> tuple[Code, Tensor]:
+    """The code of all positions, and what the network sees: the reconstruction where it is spliced."""
+    finite_R = torch.isfinite(hidden_RD).all(1)
+    clean_RD = torch.where(finite_R[:, None], hidden_RD, torch.zeros_like(hidden_RD))
+    code = encode(sited.sae, clean_RD)
+    if method.splice == "none":
+        return code, hidden_RD
+    spliced_R = finite_R
+    if method.splice == "unmasked":
+        sink_R = clean_RD.float().norm(dim=1) > sited.sink_norm
+        token_R = torch.from_numpy(position_masks(batch) == TokenMask(0)).to(hidden_RD.device)
+        spliced_R = finite_R & token_R & ~sink_R
+    return code, torch.where(spliced_R[:, None], reconstruct(sited.sae, code), hidden_RD.float())
+
+
+def _rows_of(code: Code, first: int, last: int) -> Code:
+    """The code of positions `first` to `last`."""
+    edges = code.rows.indptr[first : last + 1]
+    entries = slice(int(edges[0]), int(edges[-1]))
+    rows = code.rows._replace(
+        indptr=edges - edges[0], indices=code.rows.indices[entries], values=code.rows.values[entries]
+    )
+    return Code(rows=rows, stats=_stats_of(code.stats, slice(first, last)))
+
+
+def _stats_of(stats: InputStats, rows: Any) -> InputStats:
+    return InputStats(
+        scale_N=None if stats.scale_N is None else stats.scale_N[rows],
+        shift_N=None if stats.shift_N is None else stats.shift_N[rows],
+    )
+
+
+def _values(
+    lm: LanguageModel, scored: ScoredWindow, removals: Sequence[Removal], objective: Objective, chunk: int
+) -> Array:
+    """The objective's value of the untouched window and of each removal, float64 [1 + removals]."""
+    rows_KTD = scored.seen_TD.repeat(1 + len(removals), 1, 1).float()
+    for index, removal in enumerate(removals, start=1):
+        positions = torch.from_numpy(removal.position_P).to(rows_KTD.device)
+        rows_KTD[index, positions] -= _contribution(scored, removal, positions)
+    window = scored.window
+    ids_KT = np.repeat(window.token_ids[None].astype(np.int64), len(rows_KTD), axis=0)
+    batch = Batch(windows=(window,) * len(rows_KTD), token_ids_BT=ids_KT)
+    with torch.no_grad(), _starting_at(lm, scored, rows_KTD.to(lm.dtype)):
+        output = lm.body(input_ids=torch.from_numpy(ids_KT).to(lm.device), use_cache=False)
+    return objective_gradient(lm, objective, batch, output, chunk=chunk).values_B
+
+
+def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> Tensor:
+    """What a latent adds to the reconstruction at each position, activation times effective decoder row [P, D]."""
+    sae, rows = scored.sited.sae, scored.code.rows
+    token_Z = torch.arange(len(rows.indptr) - 1, device=rows.indptr.device).repeat_interleave(rows.indptr.diff())
+    of_latent = rows.indices == removal.latent
+    activation_T = rows.values.new_zeros(len(scored.window.token_ids))
+    activation_T[token_Z[of_latent]] = rows.values[of_latent]
+    activation_P = activation_T[positions]
+    if not (activation_P != 0).all():
+        position = int(positions[activation_P == 0][0])
+        raise ScoreError(
+            f"latent {removal.latent} at {scored.sited.site.path} is not active at position {position} of a window of "
+            f"document {scored.window.document.document.key!r}; expected the active latents that were scored. Run on "
+            "the device and in the precision of the scores."
+        )
+    # The factor that moves onto a gradient is the one that a decoder row has at these positions.
+    row_PD = sae.w_dec_CD[removal.latent].float().expand(len(positions), -1)
+    return activation_P[:, None] * scale_gradient(sae, row_PD, _stats_of(scored.code.stats, positions))
+
+
+@contextmanager
+def _starting_at(lm: LanguageModel, scored: ScoredWindow, rows_KTD: Tensor) -> Iterator[None]:
+    """Let the network see `rows_KTD` at the site, and skip the layers below."""
+    site = scored.sited.site
+
+    def put_out(hidden_KTD: Tensor | None, *_args: Any, **_kwargs: Any) -> Any:
+        return (hidden_KTD,) if lm.layers_give_tuples else hidden_KTD
+
+    with ExitStack() as stack:
+        if site.is_layer:
+            skipped, start_KTD = site.layer + 1, rows_KTD
+        else:
+            skipped, start_KTD = site.layer, rows_KTD
+            if scored.start_TD is not None:
+                start_KTD = scored.start_TD.repeat(len(rows_KTD), 1, 1)
+            stack.enter_context(output_hook(lm.model.get_submodule(site.path), lambda _: rows_KTD))
+        for layer in lm.layers[:skipped]:
+            stack.enter_context(forward_replaced(layer, partial(put_out, start_KTD)))
+        yield
+
+
+def _layer_below(lm: LanguageModel, site: Site) -> Site | None:
+    """The layer whose output a site inside a layer starts from; None where there is nothing to save."""
+    if site.is_layer or site.layer == 0:
+        return None
+    return Site(path=f"{lm.layers_path}.{site.layer - 1}", layer=site.layer - 1, is_layer=True)

@@ -1,0 +1,108 @@
+"""The certificate of a store: how well its stored influences agree with exact ablation.
+
+It is the sidecar `facts/certificate.json`: replaced atomically, covered by its checksum, never compared on resume. It
+names the segments that it was measured on by their digests, so that a reader sees whether they are still those.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradsae_fast.errors import FormatError
+from gradsae_fast.store.durable import storage_errors
+from gradsae_fast.store.facts import read_facts, write_facts
+from gradsae_fast.store.lock import WriterLock
+from gradsae_fast.store.reader import ScoreStore
+
+CERTIFICATE = "certificate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Stored influence (x) against exact ablation (y) over one class of samples; None where undefined."""
+
+    site: str
+    objective: str
+    scores: str  # "pairs" of a token and a latent, or "documents": a latent in a whole document
+    latents: str  # "all", "dense" or "sparse"
+    samples: int
+    pearson: float | None
+    spearman: float | None
+    sign_agreement: float | None  # share of samples with the same sign, those left out where both are exactly 0
+    slope: float | None  # of the least-squares line of y on x, with intercept; 1 is calibrated
+    slope_low: float | None  # 95 % bootstrap interval of the slope
+    slope_high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Agreements, and the evidence that they come from."""
+
+    agreements: tuple[Agreement, ...]
+    sampling: Mapping[str, Any]  # settings of the sample
+    documents: tuple[str, ...]  # keys of the documents that samples were drawn from
+    segments: Mapping[str, str]  # segment -> digest of the bytes that were certified
+    differences: Mapping[str, tuple[Any, Any]]  # where this run computed otherwise: field -> (store, certificate)
+    value_deviation: float  # largest |objective as stored - objective now| / max(1, |stored|)
+    samples: Mapping[str, tuple[Any, ...]]  # columns, one entry a sample
+
+    def is_current(self, store: ScoreStore) -> bool:
+        """Whether the segments that were certified are still the store's, byte for byte."""
+        digests = {str(segment.index): segment.digest for segment in store.segments}
+        return all(digests.get(index) == digest for index, digest in self.segments.items())
+
+
+def write_certificate(store: Path, certificate: Certificate) -> None:
+    """Write or replace the certificate; for the holder of the writer's lock (`locked`).
+
+    Raises:
+        StoreError: the disk is full or read-only.
+    """
+    with storage_errors(store):
+        write_facts(store, CERTIFICATE, dataclasses.asdict(certificate))
+
+
+def read_certificate(store: ScoreStore) -> Certificate | None:
+    """Return the store's certificate, or None where it was never certified.
+
+    Raises:
+        StoreError: it is damaged.
+        FormatError: it has other fields than this release knows.
+    """
+    facts = read_facts(store.path, CERTIFICATE)
+    if facts is None:
+        return None
+    try:
+        return Certificate(
+            **facts
+            | {
+                "agreements": tuple(Agreement(**row) for row in facts["agreements"]),
+                "documents": tuple(facts["documents"]),
+                "differences": {name: (stored, now) for name, (stored, now) in facts["differences"].items()},
+                "samples": {name: tuple(column) for name, column in facts["samples"].items()},
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise FormatError(
+            f"the certificate of {store.path} has other fields than this release knows ({error}): "
+            "run `gradsae certify` again"
+        ) from error
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the writer's lock, so that nothing is committed, dropped or repaired meanwhile.
+
+    Raises:
+        BusyError: another process writes to the store.
+        StoreError: the store is read-only.
+    """
+    with storage_errors(store):
+        lock = WriterLock(store)
+    try:
+        yield
+    finally:
+        lock.release()
