@@ -12,6 +12,7 @@ import typer
 
 from gradsae_fast import open_scores, ranking, render
 from gradsae_fast.cli_certify import certify
+from gradsae_fast.cli_experiment import experiment
 from gradsae_fast.cli_rank import (
     ByOption,
     CountOption,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 app.add_typer(rank, name="rank")
 app.command()(certify)
+app.add_typer(experiment, name="experiment")
 
 
 @app.command()

@@ -34,6 +34,7 @@ EXTRACT_FLAGS = {
 VERBS = [
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),
     *(["contrast"], ["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
+    *(["experiment", "masking"], ["experiment", "steering"]),
 ]
 RANKINGS: dict[str, list[str]] = {
     "latents": ["rank", "latents", "STORE", "--where", "party=R", "-k", "3"],
