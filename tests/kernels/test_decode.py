@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradsae_kernels import Backend, ContractError, SparseRows, decode, encode_topk
 from gradsae_kernels.launches import LAUNCHES
-from tests.kernels.test_project import backend_of, every_path, moved, ragged_rows, same_bits_path
+from tests.kernels.paths import backend_of, every_path, moved, ragged_rows, same_bits_path
 
 Integers = Callable[..., Tensor]
 

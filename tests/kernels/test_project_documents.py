@@ -10,7 +10,7 @@ from gradsae_kernels import Backend, ContractError, SparseRows, project
 from gradsae_kernels.launches import LAUNCHES
 from gradsae_kernels.project import project_documents
 from gradsae_kernels.sparse_rows import row_of_entry
-from tests.kernels.test_project import backend_of, every_path, moved, ragged_rows, same_bits_path
+from tests.kernels.paths import backend_of, every_path, moved, ragged_rows, same_bits_path
 
 Integers = Callable[..., Tensor]
 Same = Callable[[SparseRows, SparseRows], bool]
