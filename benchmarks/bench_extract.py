@@ -46,9 +46,9 @@ class Workload:
 
     def bare(self) -> None:
         """Forward and backward alone."""
-        sites = [one.site for one in self.prepared.sited]
+        wirings = [one.wiring for one in self.prepared.sited]
         for batch in self.batches:
-            capture(self.prepared.lm, batch, sites, self.prepared.objectives)
+            capture(self.prepared.lm, batch, wirings, self.prepared.objectives)
 
     def extraction(self, folder: Path) -> int:
         """Everything that the engine does for the segment; the bytes it wrote."""

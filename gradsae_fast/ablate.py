@@ -1,7 +1,7 @@
 """Exact ablation: what an influence estimates to first order, by running the network again without the latent.
 
 A window is encoded as it was scored. A *removal* takes one latent out of what the network sees at the site, at some
-positions of the window: the reconstruction without that latent where the position is spliced, the hidden state less
+positions of the window: the reconstruction without that latent where the position is spliced, what was there less
 activation times effective decoder row where it is not. That is one formula, because the decoder is affine. Many
 removals of one window share a forward pass that starts at the site; the layers below it do not run again.
 
@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradsae_fast.errors import ScoreError
+from gradsae_fast.errors import ConfigError, ScoreError
 from gradsae_fast.method import Method
 from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.objectives import Objective, objective_gradient
-from gradsae_fast.model.patching import forward_replaced, output_hook
+from gradsae_fast.model.objectives import Objective, objective_values
+from gradsae_fast.model.patching import forward_replaced
 from gradsae_fast.model.sites import Site
 from gradsae_fast.records import Array, Batch, TokenMask, Window
 from gradsae_fast.sae.canonical import InputStats, scale_gradient
-from gradsae_fast.score import Code, SitedSae, encode, position_masks, reconstruct
+from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.sparse_code import Code, encode, reconstruct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,12 +68,14 @@ def scored_windows(
 
     One plain forward pass serves all sites. The batch must be the one that was scored for the same bits to come out.
     """
+    check_ablatable(sited, method)
     below = {one.site.path: _layer_below(lm, one.site) for one in sited}
-    watched = [one.site for one in sited] + [site for site in below.values() if site is not None]
-    hidden = hidden_states(lm, batch, watched)
+    touched = [site for one in sited for site in one.wiring.sites]
+    watched = dict.fromkeys(touched + [site for site in below.values() if site is not None])
+    hidden = hidden_states(lm, batch, list(watched))
     edges = np.cumsum([0, *batch.lengths])
     for one in sited:
-        code, seen_RD = _seen(one, method, batch, hidden[one.site.path])
+        code, seen_RD = _seen(one, method, batch, hidden[one.wiring.reads.path], hidden[one.site.path])
         start = below[one.site.path]
         yield [
             ScoredWindow(
@@ -110,19 +113,33 @@ def ablate(
     )
 
 
-def _seen(sited: SitedSae, method: Method, batch: Batch, hidden_RD: Tensor) -> tuple[Code, Tensor]:
+def check_ablatable(sited: Sequence[SitedSae], method: Method) -> None:
+    """ConfigError where what is scored is nothing that exact ablation takes out."""
+    if method.patch:
+        raise ConfigError(
+            "influences against a patch text are not removals, so exact ablation has nothing to compare them with. "
+            "Expected scores without patch_column."
+        )
+    for one in sited:
+        if one.wiring.is_cross_layer:
+            raise ConfigError(
+                f"the cross-layer transcoder of {one.site.path} writes {len(one.wiring.writes)} sites; exact ablation "
+                "takes latents out of one. Expected an SAE, or a transcoder that writes one site."
+            )
+
+
+def _seen(sited: SitedSae, method: Method, batch: Batch, read_RD: Tensor, written_RD: Tensor) -> tuple[Code, Tensor]:
     """The code of all positions, and what the network sees: the reconstruction where it is spliced."""
-    finite_R = torch.isfinite(hidden_RD).all(1)
-    clean_RD = torch.where(finite_R[:, None], hidden_RD, torch.zeros_like(hidden_RD))
-    code = encode(sited.sae, clean_RD)
+    finite_R = torch.isfinite(read_RD).all(1) & torch.isfinite(written_RD).all(1)
+    code = encode(sited.sae, torch.where(finite_R[:, None], read_RD, torch.zeros_like(read_RD)))
     if method.splice == "none":
-        return code, hidden_RD
+        return code, written_RD
     spliced_R = finite_R
     if method.splice == "unmasked":
-        sink_R = clean_RD.float().norm(dim=1) > sited.sink_norm
-        token_R = torch.from_numpy(position_masks(batch) == TokenMask(0)).to(hidden_RD.device)
+        sink_R = written_RD.float().norm(dim=1) > sited.sink_norm
+        token_R = torch.from_numpy(position_masks(batch) == TokenMask(0)).to(written_RD.device)
         spliced_R = finite_R & token_R & ~sink_R
-    return code, torch.where(spliced_R[:, None], reconstruct(sited.sae, code), hidden_RD.float())
+    return code, torch.where(spliced_R[:, None], reconstruct(sited.sae, code), written_RD.float())
 
 
 def _rows_of(code: Code, first: int, last: int) -> Code:
@@ -153,9 +170,9 @@ def _values(
     window = scored.window
     ids_KT = np.repeat(window.token_ids[None].astype(np.int64), len(rows_KTD), axis=0)
     batch = Batch(windows=(window,) * len(rows_KTD), token_ids_BT=ids_KT)
-    with torch.no_grad(), _starting_at(lm, scored, rows_KTD.to(lm.dtype)):
+    with torch.no_grad(), starting_at(lm, scored, rows_KTD.to(lm.dtype)):
         output = lm.body(input_ids=torch.from_numpy(ids_KT).to(lm.device), use_cache=False)
-    return objective_gradient(lm, objective, batch, output, chunk=chunk).values_B
+    return objective_values(lm, objective, batch, output, chunk=chunk)
 
 
 def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> Tensor:
@@ -179,8 +196,8 @@ def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> 
 
 
 @contextmanager
-def _starting_at(lm: LanguageModel, scored: ScoredWindow, rows_KTD: Tensor) -> Iterator[None]:
-    """Let the network see `rows_KTD` at the site, and skip the layers below."""
+def starting_at(lm: LanguageModel, scored: ScoredWindow, rows_KTD: Tensor) -> Iterator[None]:
+    """Let the network see `rows_KTD`, copies of the window, at the site, and skip the layers below."""
     site = scored.sited.site
 
     def put_out(hidden_KTD: Tensor | None, *_args: Any, **_kwargs: Any) -> Any:
@@ -193,7 +210,7 @@ def _starting_at(lm: LanguageModel, scored: ScoredWindow, rows_KTD: Tensor) -> I
             skipped, start_KTD = site.layer, rows_KTD
             if scored.start_TD is not None:
                 start_KTD = scored.start_TD.repeat(len(rows_KTD), 1, 1)
-            stack.enter_context(output_hook(lm.model.get_submodule(site.path), lambda _: rows_KTD))
+            stack.enter_context(site.hook(lm.model, lambda _: rows_KTD))
         for layer in lm.layers[:skipped]:
             stack.enter_context(forward_replaced(layer, partial(put_out, start_KTD)))
         yield

@@ -39,6 +39,7 @@ class SaeConfig:
 
     path: str
     site: str | None = None
+    reads: str | None = None  # of transcoders: what the encoder reads, where the file does not say it
     revision: str | None = None
     norm_factor: float | None = None  # for `expected_average_only_in` SAEs that were saved without it
     k: int | None = None  # for TopK SAEs whose file does not say it (Qwen Scope's repository name does)
@@ -54,6 +55,7 @@ class CorpusConfig:
     prompt_column: str | None = None
     answer_column: str | None = None
     contrast_columns: tuple[str, str] | None = None  # y1, y2 of logit-diff
+    patch_column: str | None = None  # attribution patching: a text of as many tokens, to compare activations with
     metadata_columns: tuple[str, ...] | None = None  # None: all other columns
     subset: str | None = None  # configuration of a dataset by name
     split: str = "train"  # of a dataset by name
@@ -71,6 +73,7 @@ class ScoreConfig:
     objectives: tuple[str, ...] = ()
     use_error_term: bool | None = None
     splice: Literal["unmasked", "all"] | None = None
+    path_steps: int = 0  # integrated gradients on latents: points on the path from all-zero latents; 0: off
     sink_norm_ratio: float = 10.0  # mask tokens whose norm exceeds this many medians; 0 switches it off
     mask_token_ids: tuple[int, ...] = ()
     nonfinite: Literal["raise", "quarantine", "keep"] = "raise"
@@ -93,6 +96,7 @@ class RunConfig:
     head_chunk_tokens: int = 512  # rows for which logits exist at one time
     threads: int | None = None
     force: bool = False  # go on although the gate failed; recorded
+    exact_dense: float | None = None  # ablate latents exactly that fire on more than this share of the corpus's tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,23 +15,19 @@ import torch
 
 from gradsae_fast.errors import GateError
 from gradsae_fast.method import Method
-from gradsae_fast.model.capture import hidden_states
+from gradsae_fast.model.capture import read_and_written
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
-from gradsae_fast.records import Array, Batch, SparseScores, Window
+from gradsae_fast.quality import Tally
+from gradsae_fast.records import Array, Batch, SparseScores, Window, counted_tokens
 from gradsae_fast.reference import dense_influence
-from gradsae_fast.score import (
-    SitedSae,
-    Tally,
-    encode,
-    position_masks,
-    reconstruct,
-    score_batch,
-    scored_positions,
-)
+from gradsae_fast.score import SitedSae, check_widths, position_masks, score_batch, scored_positions
+from gradsae_fast.sparse_code import encode, reconstruct
 
 # Relative error (sum of differences over sum of magnitudes) that rounding alone may cause.
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+_COMPLETENESS = 0.1  # of the change of the objective that integrated gradients may miss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +62,8 @@ def median_norms(lm: LanguageModel, sited: Sequence[SitedSae], batches: Sequence
     """Median norm of the hidden state at each site over unmasked tokens: the measure of an attention sink."""
     norms: dict[str, list[Array]] = {one.site.path: [] for one in sited}
     for batch in batches:
-        for path, hidden_RD in hidden_states(lm, batch, [one.site for one in sited]).items():
-            norm_R = hidden_RD.float().norm(dim=1).cpu().numpy()
+        for path, (_, written_RD) in read_and_written(lm, batch, [one.wiring for one in sited]).items():
+            norm_R = written_RD.float().norm(dim=1).cpu().numpy()
             norms[path].append(norm_R[(position_masks(batch) == 0) & np.isfinite(norm_R)])
     merged = {path: np.concatenate(parts) for path, parts in norms.items()}
     # Without a single unmasked token there is no measure, and no sink.
@@ -96,6 +92,8 @@ def run_gate(
         checks.extend(_check_reconstruction(lm, one, batches))
         checks.append(_check_batch_invariance(lm, one, method, objectives[0], scored, chunk))
         checks.extend(_check_autograd(lm, one, method, objective, scored.windows, chunk) for objective in objectives)
+        if method.path_steps:
+            checks.extend(_check_completeness(lm, one, method, objectives, scored, chunk))
     if len(sited) > 1:
         checks.extend(_check_sites_together(lm, sited, method, objectives[0], scored, chunk))
     report = GateReport(checks=tuple(checks), forced=force)
@@ -128,12 +126,14 @@ def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[
     """FVU and L0 on plain hidden states, against what the SAE's authors published."""
     tally = Tally()
     for batch in batches:
-        hidden_RD = hidden_states(lm, batch, [sited.site])[sited.site.path]
-        norm_R = hidden_RD.float().norm(dim=1)
-        keep_R = (position_masks(batch) == 0) & (norm_R.isfinite() & (norm_R <= sited.sink_norm)).cpu().numpy()
-        hidden_ND = hidden_RD[torch.from_numpy(keep_R).to(lm.device)].float()
-        code = encode(sited.sae, hidden_ND)
-        tally.add(hidden_ND, reconstruct(sited.sae, code), len(code.rows.values))
+        read_RD, written_RD = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
+        check_widths(sited, read_RD, written_RD)
+        norm_R = written_RD.float().norm(dim=1)
+        finite_R = norm_R.isfinite() & read_RD.isfinite().all(1)
+        keep_R = (position_masks(batch) == 0) & (finite_R & (norm_R <= sited.sink_norm)).cpu().numpy()
+        keep_N = torch.from_numpy(keep_R).to(lm.device)
+        code = encode(sited.sae, read_RD[keep_N])
+        tally.add(written_RD[keep_N], reconstruct(sited.sae, code), len(code.rows.values))
     facts, site = sited.sae.facts, sited.site.path
     fvu_limit = 0.9 if facts.published_fvu is None else min(0.95, 1.5 * facts.published_fvu + 0.1)
     wrong_place = (
@@ -143,24 +143,25 @@ def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[
     low, high = (0.5, sited.sae.num_latents / 4)
     if facts.published_l0 is not None:
         low, high = facts.published_l0 / 2.5, facts.published_l0 * 2.5
-    return [
-        Check(
-            name="fvu",
-            site=site,
-            passed=tally.fvu <= fvu_limit,
-            found=f"FVU {tally.fvu:.3f}",
-            expected=f"at most {fvu_limit:.3f} (published: {facts.published_fvu})",
-            remedy=wrong_place,
-        ),
-        Check(
-            name="l0",
-            site=site,
-            passed=low <= tally.l0 <= high,
-            found=f"L0 {tally.l0:.1f}",
-            expected=f"{low:.1f} to {high:.1f} (published: {facts.published_l0})",
-            remedy=wrong_place,
-        ),
-    ]
+    l0 = Check(
+        name="l0",
+        site=site,
+        passed=low <= tally.l0 <= high,
+        found=f"L0 {tally.l0:.1f}",
+        expected=f"{low:.1f} to {high:.1f} (published: {facts.published_l0})",
+        remedy=wrong_place,
+    )
+    if sited.wiring.is_cross_layer:
+        return [l0]  # what a cross-layer transcoder writes at a site is the sum over all layers below it
+    fvu = Check(
+        name="fvu",
+        site=site,
+        passed=tally.fvu <= fvu_limit,
+        found=f"FVU {tally.fvu:.3f}",
+        expected=f"at most {fvu_limit:.3f} (published: {facts.published_fvu})",
+        remedy=wrong_place,
+    )
+    return [fvu, l0]
 
 
 def _check_batch_invariance(
@@ -229,6 +230,28 @@ def _check_autograd(
         sparse.relative_difference(dense),
         "Sparse scores and autograd disagree for this model and SAE; please report it with both names.",
     )
+
+
+def _check_completeness(
+    lm: LanguageModel, sited: SitedSae, method: Method, objectives: Sequence[Objective], batch: Batch, chunk: int
+) -> Iterator[Check]:
+    """Integrated gradients add up to what the latents change together; what is missing is the quadrature's error."""
+    scores = score_batch(lm, [sited], method, objectives, batch, chunk=chunk, nonfinite="keep")
+    path, counted_N = sited.site.path, counted_tokens(scores.mask_N, method.include_special)
+    sparse = scores.sites[path]
+    counted_Z = np.repeat(counted_N, np.diff(sparse.indptr))
+    for objective in objectives:
+        change = float(np.sum(scores.values[path][objective.name] - scores.base_values[path][objective.name]))
+        influence_Z = sparse.activation.astype(np.float64) * sparse.projections[objective.name]
+        summed = float(influence_Z[counted_Z].sum())
+        yield Check(
+            name=f"completeness of {objective.name}",
+            site=path,
+            passed=abs(summed - change) <= _COMPLETENESS * abs(change),
+            found=f"influences add up to {summed:.4g}, the latents change the objective by {change:.4g}",
+            expected=f"the same within {_COMPLETENESS:.0%}",
+            remedy=f"Raise path_steps, which is {method.path_steps}.",
+        )
 
 
 def _agreement(name: str, lm: LanguageModel, sited: SitedSae, difference: float, remedy: str) -> Check:

@@ -38,6 +38,8 @@ class Method:
     splice: Literal["none", "unmasked", "all"]
     objectives: tuple[str, ...]
     include_special: bool  # whether masked tokens take part in aggregates
+    path_steps: int = 0  # integrated gradients: points on the path from no latents; 0: the gradient at its end
+    patch: bool = False  # attribution patching: what counts of an activation is its difference from a patch text's
 
 
 _PRESETS = {
@@ -80,7 +82,16 @@ def resolve_method(score: ScoreConfig, extra_objectives: tuple[str, ...] = ()) -
     names = tuple(canonical_objective(name, extra_objectives) for name in score.objectives) or preset.objectives
     if len(set(names)) < len(names):
         raise ConfigError(f"objectives {list(names)} contain a repetition. Name each objective once.")
-    return dataclasses.replace(preset, use_error_term=use_error_term, splice=splice, objectives=names)
+    if score.path_steps < 0:
+        raise ConfigError(f"path_steps is {score.path_steps}; expected 1 or more points, or 0 for no path.")
+    if score.path_steps and "continuation-prob" in names:
+        raise ConfigError(
+            "path_steps and the objective 'continuation-prob' do not go together: its log is differentiated, so the "
+            "path would sum up to log p. Use 'continuation', whose influences are in nats."
+        )
+    return dataclasses.replace(
+        preset, use_error_term=use_error_term, splice=splice, objectives=names, path_steps=score.path_steps
+    )
 
 
 def canonical_objective(name: str, extra: tuple[str, ...] = ()) -> str:
@@ -133,6 +144,10 @@ def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) 
         raise ConfigError(f"objective {needs_answer[0]!r} needs prompt and answer columns: set both in [corpus].")
     if (corpus.contrast_columns is not None) != ("logit-diff" in method.objectives):
         raise ConfigError("contrast_columns and the objective 'logit-diff' go together; got only one of them.")
+    if run.exact_dense is not None and not 0 < run.exact_dense < 1:
+        raise ConfigError(f"exact_dense is {run.exact_dense}; expected a share of the tokens, like 0.2.")
+    if corpus.patch_column is not None:
+        method = dataclasses.replace(method, patch=True)
     if store.precision_bits not in PRECISION_BITS:
         raise ConfigError(f"precision_bits is {store.precision_bits}; expected one of {PRECISION_BITS} (23 is exact).")
     if not 0 <= corpus.overlap < corpus.context_length - 1:

@@ -21,9 +21,13 @@ from gradsae_fast.errors import ConfigError, SaeError
 from gradsae_fast.method import Method, check_config
 from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction, function_digest
+from gradsae_fast.model.sites import Wiring
+from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
+from gradsae_fast.sae.canonical import SaeFacts
 from gradsae_fast.sae.load import load_sae
-from gradsae_fast.score import BatchScores, SitedSae, Tally, kernels_for, score_batch
+from gradsae_fast.score import BatchScores, SitedSae, score_batch
+from gradsae_fast.sparse_code import kernels_for
 from gradsae_fast.store.facts import read_facts
 
 
@@ -59,11 +63,12 @@ class Prepared:
                     "num_latents": one.sae.num_latents,
                     "kernels": kernels_for(one.sae, self.lm.device, self.lm.dtype),
                 }
+                | ({"reads": one.wiring.reads.path} if one.wiring.is_transcoder else {})
                 for one in self.sited
             },
             "corpus": {"plan": self.plan.digest, "context_length": corpus.context_length, "overlap": corpus.overlap},
             "tokens": self.rules.to_json(),
-            "method": dataclasses.asdict(self.method)
+            "method": _without_defaults(self.method)
             | {"sink_norm_ratio": score.sink_norm_ratio, "nonfinite": score.nonfinite},
             "functions": {o.name: function_digest(o.function) for o in self.objectives if o.function is not None},
             "batching": {"tokens_per_batch": run.tokens_per_batch, "head_chunk_tokens": run.head_chunk_tokens},
@@ -178,19 +183,42 @@ def load_sited_saes(lm: LanguageModel, saes: Iterable[SaeConfig]) -> tuple[Sited
         sae = load_sae(
             config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor, k=config.k
         )
-        spelling = config.site or sae.facts.site or sae.facts.hook_name
+        one = SitedSae(wiring=_wire(lm, config, sae.facts), sae=sae)
+        for verb, width, site in (("reads", sae.d_in, one.wiring.reads), ("writes", sae.d_out, one.site)):
+            if site.is_layer and width != lm.width and not one.wiring.is_cross_layer:
+                raise SaeError(
+                    f"the SAE {config.path!r} {verb} width {width}, but {lm.source!r} has width {lm.width}: it was "
+                    f"trained on another model ({sae.facts.model_name or 'not stated'}). Check --model and --sae."
+                )
+        if one.site.path in sited:
+            raise ConfigError(f"two SAEs at {one.site.path}; expected one a site. Run them one after the other.")
+        sited[one.site.path] = one
+    return tuple(sited.values())
+
+
+def _wire(lm: LanguageModel, config: SaeConfig, facts: SaeFacts) -> Wiring:
+    """Where an SAE goes: as the configuration says, else as its metadata does."""
+    if facts.writes:
+        if config.site is not None:
+            raise ConfigError(
+                f"site = {config.site!r} would have no effect: {config.path!r} writes {', '.join(facts.writes)}."
+            )
+        writes = tuple(lm.site(spelling) for spelling in facts.writes)
+    else:
+        spelling = config.site or facts.site or facts.hook_name
         if spelling is None:
             raise SaeError(f"the SAE {config.path!r} does not say where it belongs. Give its site with --site.")
-        site = lm.site(spelling)
-        if site.is_layer and sae.d_in != lm.width:
-            raise SaeError(
-                f"the SAE {config.path!r} reads width {sae.d_in}, but {lm.source!r} has width {lm.width}: it was "
-                f"trained on another model ({sae.facts.model_name or 'not stated'}). Check --model and --sae."
-            )
-        if site.path in sited:
-            raise ConfigError(f"two SAEs at {site.path}; expected one a site. Run them one after the other.")
-        sited[site.path] = SitedSae(site=site, sae=sae)
-    return tuple(sited.values())
+        writes = (lm.site(spelling),)
+    reads = config.reads or facts.reads
+    return Wiring(
+        reads=writes[0] if reads is None else lm.site(reads), writes=writes, is_cross_layer=bool(facts.writes)
+    )
+
+
+def _without_defaults(method: Method) -> dict[str, Any]:
+    """A method as it is recorded: with what differs from a default, so that older stores stay valid."""
+    fields = {field.name: field.default for field in dataclasses.fields(method)}
+    return {name: value for name, value in dataclasses.asdict(method).items() if value != fields[name]}
 
 
 def with_sink_limits(prepared: Prepared, medians: Mapping[str, float]) -> Prepared:
@@ -210,6 +238,7 @@ def _open_corpus(config: CorpusConfig, documents: Iterable[Any] | None) -> Corpu
         prompt_column=config.prompt_column,
         answer_column=config.answer_column,
         contrast_columns=config.contrast_columns,
+        patch_column=config.patch_column,
         metadata_columns=config.metadata_columns,
         subset=config.subset,
         split=config.split,

@@ -75,5 +75,7 @@ def _short_batch(prepared: Prepared) -> Batch:
 
 def shortened(document: TokenDocument, num_tokens: int) -> TokenDocument:
     """The first tokens of a document, as a document."""
-    names = ("token_ids", "char_start", "char_end", "special")
+    names = ["token_ids", "char_start", "char_end", "special"]
+    if document.patch_ids is not None:
+        names.append("patch_ids")
     return dataclasses.replace(document, **{name: getattr(document, name)[:num_tokens] for name in names})

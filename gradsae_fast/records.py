@@ -44,6 +44,7 @@ class Document:
     row: int
     answer: str | None = None
     contrast: tuple[str, str] | None = None  # y1, y2 of the objective `logit-diff`
+    patch: str | None = None  # attribution patching: what `text` is compared with, of as many tokens
     metadata: Mapping[str, Any]  # JSON values of the other columns
 
     @property
@@ -65,6 +66,7 @@ class TokenDocument:
     num_bos: int  # 1 where a BOS was put in front (it is repeated in front of every window), else 0
     answer_start: int | None = None  # first token of the answer
     contrast_ids: tuple[int, int] | None = None
+    patch_ids: Array | None = None  # int32 [T], what `token_ids` are with the patch in place of the text
 
     @property
     def num_tokens(self) -> int:
@@ -80,6 +82,7 @@ class Window:
     token_ids: Array  # int32 [T]
     num_context: int  # leading positions that another window scores (or a repeated BOS)
     first_position: int  # position in the document of the first scored token
+    patch_ids: Array | None = None  # int32 [T]
 
     @property
     def num_scored(self) -> int:

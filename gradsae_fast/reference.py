@@ -2,52 +2,91 @@
 
 One run of the whole model on one window, logits whole, latents a dense leaf [T, C] that requires grad. At a spliced
 position the network sees the decoded latents; elsewhere it sees the hidden state with the decoded latents added and
-subtracted, so that the value is unchanged and the gradient still reaches the latents. Used by the gate before every
-run, by tests, and by anyone in doubt.
+subtracted, so that the value is unchanged and the gradient still reaches the latents. Along a path there is one such
+run for each of its points. Used by the gate before every run, by tests, and by anyone in doubt.
 
 Letters: T positions of a window, C latents, D width, V vocabulary.
 """
+
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradsae_fast.method import Method
+from gradsae_fast.model.capture import path_points, read_and_written
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
-from gradsae_fast.model.patching import output_hook
-from gradsae_fast.records import Array, Batch, Window
-from gradsae_fast.sae.canonical import normalise_input
-from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.records import Array, Batch, TokenMask, Window, counted_tokens
+from gradsae_fast.sae.canonical import normalise_input, scale_gradient, without_latents
+from gradsae_fast.sae.reference import encode_dense
+from gradsae_fast.score import SitedSae, position_masks, scored_positions
 
 
 def dense_influence(
     lm: LanguageModel, sited: SitedSae, method: Method, objective: Objective, window: Window
 ) -> tuple[Tensor, Tensor]:
-    """Activations and influences [T, C] of all positions of one window, context included."""
+    """Activations (or their differences from the patch's) and influences [T, C] of a window, context included."""
+    batch = Batch(windows=(window,), token_ids_BT=window.token_ids[None].astype(np.int64))
+    read_TD, written_TD = (hidden.float() for hidden in read_and_written(lm, batch, [sited.wiring])[sited.site.path])
+    latents_TC = encode_dense(sited.sae, read_TD).detach()
+    change_TC = latents_TC - _patch_latents(lm, sited, window) if method.patch else latents_TC
+    sink_T = written_TD.norm(dim=1).cpu().numpy() > sited.sink_norm
+    mask_T = position_masks(batch) | np.where(sink_T, np.uint8(TokenMask.NORM), np.uint8(0))
+    moved_T = counted_tokens(mask_T, method.include_special) & scored_positions(batch)
+
+    whole_TD, spliced_T = _decode(sited, latents_TC, read_TD), _spliced(method, mask_T)
+
+    def gradient(share: float) -> Tensor:
+        """That of the objective with respect to the latents [T, C], where `share` of a path is gone."""
+        leaf_TC = (latents_TC - change_TC * torch.where(_column(moved_T, lm), 1.0 - share, 0.0)).requires_grad_()
+        changed_TD = _decode(sited, leaf_TC, read_TD)
+        logits_TV = _logits(lm, sited, changed_TD, changed_TD - whole_TD, _column(spliced_T, lm), window)
+        value = objective_value(objective, logits_TV, window)
+        return torch.autograd.grad(value, leaf_TC)[0]
+
+    shares, weights = path_points(method.path_steps) if method.path_steps else ([1.0], [1.0])
+    grad_TC = torch.stack([weight * gradient(share) for share, weight in zip(shares, weights, strict=True)]).sum(0)
+    return change_TC, change_TC * grad_TC
+
+
+def _patch_latents(lm: LanguageModel, sited: SitedSae, window: Window) -> Tensor:
+    """Latents of the patch text [T, C]."""
+    assert window.patch_ids is not None
+    batch = Batch(windows=(window,), token_ids_BT=window.patch_ids[None].astype(np.int64))
+    read_RD, _ = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
+    return encode_dense(sited.sae, read_RD.float())
+
+
+def _decode(sited: SitedSae, latents_TC: Tensor, read_TD: Tensor) -> Tensor:
+    """The reconstruction of the written sites [T, D]."""
+    x_TD, stats = normalise_input(sited.sae, read_TD)
+    of_latents_TD = scale_gradient(sited.sae, latents_TC @ sited.sae.w_dec_CD.float(), stats)
+    return of_latents_TD + without_latents(sited.sae, x_TD, stats)
+
+
+def _logits(
+    lm: LanguageModel, sited: SitedSae, decoded_TD: Tensor, added_TD: Tensor, spliced_T1: Tensor, window: Window
+) -> Tensor:
+    """Logits [T, V] of the whole model: at spliced positions it sees what is decoded, elsewhere something is added."""
+    sites = sited.wiring.writes
     ids_T = torch.from_numpy(window.token_ids.astype(np.int64)).to(lm.device)
-    mask_T = position_masks(Batch(windows=(window,), token_ids_BT=window.token_ids[None]))
-    latents: list[Tensor] = []
 
-    def change(hidden_1TD: Tensor) -> Tensor:
-        hidden_TD = hidden_1TD[0].detach().float()
-        latents.append(encode_dense(sited.sae, hidden_TD).detach().requires_grad_())
-        _, stats = normalise_input(sited.sae, hidden_TD)
-        decoded_TD = decode_dense(sited.sae, latents[0], stats)
-        error_TD = (hidden_TD - decoded_TD).detach()
-        sink_T = hidden_TD.norm(dim=1).cpu().numpy() > sited.sink_norm
-        keep_T = _spliced(method, mask_T, sink_T)
-        kept_error_TD = torch.where(
-            torch.from_numpy(keep_T).to(lm.device)[:, None], torch.zeros_like(error_TD), error_TD
-        )
-        return (decoded_TD + kept_error_TD)[None].to(hidden_1TD.dtype)
+    def put(decoded_TD: Tensor, added_TD: Tensor, hidden_1TD: Tensor) -> Tensor:
+        return torch.where(spliced_T1, decoded_TD, hidden_1TD.float() + added_TD).to(hidden_1TD.dtype)
 
-    with torch.enable_grad(), output_hook(lm.model.get_submodule(sited.site.path), change):
-        logits_TV = lm.model(input_ids=ids_T[None], use_cache=False).logits[0].float()
-    value = objective_value(objective, logits_TV, window)
-    grad_TC = torch.autograd.grad(value, latents[0])[0]
-    return latents[0].detach(), latents[0].detach() * grad_TC
+    with ExitStack() as stack, torch.enable_grad():
+        parts = (each_TD.chunk(len(sites), 1) for each_TD in (decoded_TD, added_TD))
+        for site, *part in zip(sites, *parts, strict=True):
+            stack.enter_context(site.hook(lm.model, partial(put, *part)))
+        logits: Tensor = lm.model(input_ids=ids_T[None], use_cache=False).logits[0]
+    return logits.float()
+
+
+def _column(chosen_T: Array, lm: LanguageModel) -> Tensor:
+    return torch.from_numpy(chosen_T).to(lm.device)[:, None]
 
 
 def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> Tensor:
@@ -84,8 +123,8 @@ def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> 
     raise AssertionError(f"objective {objective.name!r} has no reference")
 
 
-def _spliced(method: Method, mask_T: Array, sink_T: Array) -> Array:
+def _spliced(method: Method, mask_T: Array) -> Array:
     """Positions at which the reconstruction replaces the hidden state, bool [T]."""
     if method.splice == "none":
         return np.zeros(len(mask_T), bool)
-    return np.ones(len(mask_T), bool) if method.splice == "all" else (mask_T == 0) & ~sink_T
+    return np.ones(len(mask_T), bool) if method.splice == "all" else mask_T == 0

@@ -19,9 +19,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gradsae_fast import config_from_tables
 from gradsae_fast.config import ExtractConfig
+from gradsae_fast.corpus.bos import TokenRules
+from gradsae_fast.corpus.read import open_corpus
+from gradsae_fast.corpus.tokens import tokenize
+from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.model.load import LanguageModel, prepare_model
+from gradsae_fast.records import Batch
 from gradsae_fast.sae.formats import saelens
 from gradsae_fast.sae.formats.saelens_config import KEYS
+from tests.influences import TEXTS, MakeBatch
 
 WIDTH, LAYERS, LATENTS = 24, 4, 48
 
@@ -154,6 +160,23 @@ def _write_sae(
         weights=weights,
         config={**options, "metadata": metadata, **config},
     )
+
+
+@pytest.fixture
+def make_batch(tiny_tokenizer: PreTrainedTokenizerFast) -> MakeBatch:
+    def make(
+        texts: list[Any] = TEXTS, *, bos: bool = True, context_length: int = 40, overlap: int = 8, **columns: Any
+    ) -> Batch:
+        rules = TokenRules(prepend_bos=bos, bos_id=0)
+        documents = tokenize(open_corpus(texts, **columns), tiny_tokenizer, rules)
+        windows = [
+            window
+            for slot, document in enumerate(documents)
+            for window in cut_windows(document, slot, context_length=context_length, overlap=overlap)
+        ]
+        return batch_windows(windows, tokens_per_batch=100_000)[0]
+
+    return make
 
 
 @pytest.fixture(scope="session")

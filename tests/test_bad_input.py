@@ -270,7 +270,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
 
     def poisoned_backward(run: _Run, *args: Any) -> Any:
         grads, values = backward(run, *args)
-        for grad_RD in (grad_RD for grads_of_site in grads for grad_RD in grads_of_site.values()):
+        for grad_RD in (grad_RD for grads_of_site in grads.values() for grad_RD in grads_of_site.values()):
             for _, row in rows_of(run):
                 grad_RD[row, 0] = float("inf")
         return grads, values

@@ -52,7 +52,9 @@ def test_a_probe_of_nothing_but_nan_is_an_error(configure: Configure, monkeypatc
 
     def not_finite(run: _Run, *args: Any) -> Any:
         grads, values = backward(run, *args)
-        return [{name: grad_RD * float("nan") for name, grad_RD in of_site.items()} for of_site in grads], values
+        return {
+            site: {name: g * float("nan") for name, g in of_site.items()} for site, of_site in grads.items()
+        }, values
 
     monkeypatch.setattr(_Run, "_backward", not_finite)
     with pytest.raises(ScoreError, match="were left out for NaN or Inf"):

@@ -67,6 +67,18 @@ def test_a_sound_run_passes_every_check(tiny_lm: LanguageModel, write_sae: Any, 
     assert not report.failures
 
 
+def test_integrated_gradients_must_add_up(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    (one,) = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae(normalize_activations="layer_norm")))])
+    objectives = [Objective(name="next-token")]
+    for steps, passed in ((1, False), (64, True)):
+        method = resolve_method(ScoreConfig(path_steps=steps))
+        report = run_gate(tiny_lm, [one], method, objectives, [batch], batch, bos=True, force=True)
+        check = report.checks[-1]
+        assert check.name == "completeness of next-token"
+        assert check.passed is passed, check.found
+        assert check.remedy == f"Raise path_steps, which is {steps}."
+
+
 def test_an_sae_that_explains_nothing_stops_the_run(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
     one = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])[0]
     wrong = replace(one, sae=replace(one.sae, w_dec_CD=one.sae.w_dec_CD.flip(1).contiguous()))
@@ -105,7 +117,7 @@ def test_force_goes_on_and_is_recorded(tiny_lm: LanguageModel, write_sae: Any, b
 def test_a_wrong_effective_decoder_row_is_noticed(
     tiny_lm: LanguageModel, write_sae: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradsae_fast.score.scale_gradient", lambda _sae, grad_ND, _stats: 1.2 * grad_ND)
+    monkeypatch.setattr("gradsae_fast.sparse_code.scale_gradient", lambda _sae, grad_ND, _stats: 1.2 * grad_ND)
     with pytest.raises(GateError, match="dense autograd"):
         run(tiny_lm, perfect(tiny_lm, write_sae(), batch), batch)
 

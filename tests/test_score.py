@@ -1,6 +1,5 @@
 """Sparse scores of a batch equal what dense autograd, finite differences and exact ablation say."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,31 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from gradsae_fast.config import SaeConfig, ScoreConfig
-from gradsae_fast.corpus.bos import TokenRules
-from gradsae_fast.corpus.read import open_corpus
-from gradsae_fast.corpus.tokens import tokenize
-from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.errors import ScoreError
 from gradsae_fast.method import resolve_method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.patching import output_hook
 from gradsae_fast.prepare import load_sited_saes
-from gradsae_fast.records import Array, Batch, SparseScores, TokenMask
-from gradsae_fast.reference import dense_influence, objective_value
-from gradsae_fast.sae.canonical import completeness_offset, normalise_input
-from gradsae_fast.score import SitedSae, Tally, encode, project_gradient, reconstruct, score_batch, scored_positions
+from gradsae_fast.quality import Tally
+from gradsae_fast.records import Batch, TokenMask
+from gradsae_fast.reference import objective_value
+from gradsae_fast.sae.canonical import normalise_input, without_latents
+from gradsae_fast.score import SitedSae, score_batch
+from gradsae_fast.sparse_code import encode, project_gradient, reconstruct
+from tests.influences import TEXTS, MakeBatch, dense, oracle
 
 NEXT_TOKEN = Objective(name="next-token")
-TEXTS = [
-    "The state of the union is strong.",
-    "Peace abroad and work at home: that is our duty.",
-    "naïve hopes become laws",
-    "We must build roads and schools, for the children of this land. Taxes fall, farms grow.",
-]
 FAMILIES = [
     ("standard", {}),
     ("standard", {"normalize_activations": "layer_norm"}),
@@ -44,42 +35,10 @@ FAMILIES = [
     ("abstopk", {}),
 ]
 
-MakeBatch = Callable[..., Batch]
-
-
-@pytest.fixture
-def make_batch(tiny_tokenizer: PreTrainedTokenizerFast) -> MakeBatch:
-    def make(
-        texts: list[Any] = TEXTS, *, bos: bool = True, context_length: int = 40, overlap: int = 8, **columns: Any
-    ) -> Batch:
-        rules = TokenRules(prepend_bos=bos, bos_id=0)
-        documents = tokenize(open_corpus(texts, **columns), tiny_tokenizer, rules)
-        windows = [
-            window
-            for slot, document in enumerate(documents)
-            for window in cut_windows(document, slot, context_length=context_length, overlap=overlap)
-        ]
-        return batch_windows(windows, tokens_per_batch=100_000)[0]
-
-    return make
-
 
 def sited(lm: LanguageModel, folder: Path, **options: Any) -> SitedSae:
     one = load_sited_saes(lm, [SaeConfig(path=str(folder))])[0]
     return replace(one, **options)
-
-
-def dense(scores: SparseScores, objective: str) -> Array:
-    """Influences [N, C]."""
-    influence_NC = np.zeros((len(scores.indptr) - 1, scores.num_latents))
-    row_Z = np.repeat(np.arange(len(influence_NC)), np.diff(scores.indptr))
-    influence_NC[row_Z, scores.indices] = scores.activation * scores.projections[objective]
-    return influence_NC
-
-
-def oracle(lm: LanguageModel, one: SitedSae, method: Any, objective: Objective, batch: Batch) -> Array:
-    influences = [dense_influence(lm, one, method, objective, window)[1].numpy() for window in batch.windows]
-    return np.concatenate(influences)[scored_positions(batch)]
 
 
 @pytest.mark.parametrize("preset", ["gradsae", "attribution-patching", "paper"])
@@ -92,14 +51,14 @@ def test_scores_equal_autograd_through_the_dense_sae(
     write_sae: Any,
     make_batch: MakeBatch,
 ) -> None:
-    one = sited(tiny_lm, write_sae(architecture, **options), sink_norm=12.0)
+    one = sited(tiny_lm, write_sae(architecture, **options), sink_norm=26.0)
     method = resolve_method(ScoreConfig(preset=preset, objectives=("next-token",)))  # type: ignore[arg-type]
     batch = make_batch()
     assert len(batch.windows) > len(TEXTS), "one document should take several windows"
     scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
     expected_NC = oracle(tiny_lm, one, method, NEXT_TOKEN, batch)
     assert np.abs(expected_NC).max() > 1e-3
-    assert (scores.mask_N & TokenMask.NORM).any()
+    assert 0 < ((scores.mask_N & TokenMask.NORM) != 0).mean() < 0.5
     np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), expected_NC, rtol=2e-3, atol=2e-5)
 
 
@@ -214,8 +173,8 @@ def test_influences_add_up_to_the_gradient_along_the_decoded_latents(
     influence_Z = code.rows.values * project_gradient(sae, code, grad_ND)
     row_Z = torch.arange(17).repeat_interleave(code.rows.indptr.diff())
     summed_N = torch.zeros(17).index_add(0, row_Z, influence_Z)
-    _, stats = normalise_input(sae, hidden_ND)
-    expected_N = (grad_ND * (reconstruct(sae, code) - completeness_offset(sae, stats))).sum(1)
+    constant_ND = without_latents(sae, *normalise_input(sae, hidden_ND))
+    expected_N = (grad_ND * (reconstruct(sae, code) - constant_ND)).sum(1)
     torch.testing.assert_close(summed_N, expected_N, rtol=1e-3, atol=1e-4)
 
 
@@ -266,6 +225,119 @@ def test_influence_is_exact_ablation_where_everything_above_is_linear(
         values[entry] = 0.0
         ablated = (reconstruct(one.sae, replace(code, rows=code.rows._replace(values=values))) @ direction_D).sum()
         assert influence_Z[entry].item() == pytest.approx((full - ablated).item(), rel=1e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching", "paper"])
+def test_integrated_gradients_equal_autograd_along_the_path(
+    preset: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae("gated", apply_b_dec_to_input=True), sink_norm=26.0)
+    method = resolve_method(
+        ScoreConfig(preset=preset, objectives=("next-token",), path_steps=4)  # type: ignore[arg-type]
+    )
+    batch = make_batch()
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+    expected_NC = oracle(tiny_lm, one, method, NEXT_TOKEN, batch)
+    at_the_end_NC = oracle(tiny_lm, one, replace(method, path_steps=0), NEXT_TOKEN, batch)
+    assert np.abs(expected_NC - at_the_end_NC).max() > 0.1 * np.abs(expected_NC).max()
+    np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), expected_NC, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching"])
+def test_integrated_gradients_add_up_to_what_the_latents_change_together(
+    preset: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae(normalize_activations="layer_norm"))
+    batch = make_batch(TEXTS[:3], context_length=24)
+    window_N = np.repeat(np.arange(len(batch.windows)), [window.num_scored for window in batch.windows])
+    gaps = []
+    for steps in (2, 64):
+        method = resolve_method(ScoreConfig(preset=preset, path_steps=steps))  # type: ignore[arg-type]
+        scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+        values, bases = (each[one.site.path]["next-token"] for each in (scores.values, scores.base_values))
+        counted_N = np.where(scores.mask_N == 0, 1.0, 0.0)
+        summed_B = np.bincount(window_N, dense(scores.sites[one.site.path], "next-token").sum(1) * counted_N)
+        assert np.median(np.abs(values - bases)) > 0.1
+        gaps.append(np.abs(summed_B - (values - bases)).max() / np.abs(values - bases).max())
+    assert gaps[1] < 0.02
+    assert gaps[1] < gaps[0]
+
+
+def test_a_path_ends_where_the_network_is_scored(tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch) -> None:
+    one, batch = sited(tiny_lm, write_sae()), make_batch()
+    for preset in ("gradsae", "attribution-patching"):
+        values = []
+        for steps in (0, 2):
+            method = resolve_method(ScoreConfig(preset=preset, path_steps=steps))
+            scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+            values.append(scores.values[one.site.path]["next-token"])
+        np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
+
+
+def with_patches(make_batch: MakeBatch, **options: Any) -> Batch:
+    """Texts whose patches have the same words, all but the first in the opposite order."""
+    rows = []
+    for text in TEXTS:
+        first, *rest = text.split(" ")
+        rows.append({"text": text, "other": " ".join([first, *reversed(rest)])})
+    return make_batch(rows, patch_column="other", **options)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching"])
+@pytest.mark.parametrize(("architecture", "options"), FAMILIES[::3], ids=lambda value: str(value))
+def test_scores_against_a_patch_text_equal_autograd(
+    architecture: str,
+    options: dict[str, Any],
+    preset: str,
+    steps: int,
+    tiny_lm: LanguageModel,
+    write_sae: Any,
+    make_batch: MakeBatch,
+) -> None:
+    one = sited(tiny_lm, write_sae(architecture, **options), sink_norm=26.0)
+    config = ScoreConfig(preset=preset, objectives=("next-token",), path_steps=steps)  # type: ignore[arg-type]
+    method = replace(resolve_method(config), patch=True)
+    batch = with_patches(make_batch)
+    assert len(batch.windows) > len(TEXTS), "one document should take several windows"
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
+    expected_NC = oracle(tiny_lm, one, method, NEXT_TOKEN, batch)
+    assert np.abs(expected_NC).max() > 1e-2
+    np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), expected_NC, rtol=2e-3, atol=2e-4)
+
+
+def test_against_a_patch_a_latent_counts_by_how_much_more_active_it_is(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one, plain = sited(tiny_lm, write_sae()), resolve_method(ScoreConfig(preset="attribution-patching"))
+    batch = with_patches(make_batch, context_length=200)
+    patch_ids = batch.token_ids_BT.copy()
+    for row, window in enumerate(batch.windows):
+        assert window.patch_ids is not None
+        patch_ids[row, : len(window.patch_ids)] = window.patch_ids
+    found = score_batch(tiny_lm, [one], replace(plain, patch=True), [NEXT_TOKEN], batch)
+    clean = score_batch(tiny_lm, [one], plain, [NEXT_TOKEN], batch)
+    patch = score_batch(tiny_lm, [one], plain, [NEXT_TOKEN], Batch(windows=batch.windows, token_ids_BT=patch_ids))
+    activations = []
+    for scores in (found, clean, patch):
+        sparse = scores.sites[one.site.path]
+        activations.append(dense(replace(sparse, projections={"one": np.ones_like(sparse.activation)}), "one"))
+    np.testing.assert_allclose(activations[0], activations[1] - activations[2], atol=1e-5)
+    assert (activations[0] < 0).any()
+    assert not activations[0][0].any(), "the first token of both texts is the BOS"
+    np.testing.assert_allclose(found.values[one.site.path]["next-token"], clean.values[one.site.path]["next-token"])
+
+
+def test_integrated_gradients_against_a_patch_add_up_to_what_patching_changes(
+    tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one = sited(tiny_lm, write_sae())
+    method = replace(resolve_method(ScoreConfig(preset="attribution-patching", path_steps=16)), patch=True)
+    scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], with_patches(make_batch, context_length=200))
+    change = scores.values[one.site.path]["next-token"] - scores.base_values[one.site.path]["next-token"]
+    summed = dense(scores.sites[one.site.path], "next-token")[scores.mask_N == 0].sum()
+    assert np.abs(change).max() > 0.1
+    assert summed == pytest.approx(change.sum(), rel=0.02)
 
 
 def test_masked_positions_are_not_spliced_unless_all_are(

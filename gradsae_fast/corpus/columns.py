@@ -21,6 +21,7 @@ class Columns:
     prompt: str | None = None
     answer: str | None = None
     contrast: tuple[str, str] | None = None
+    patch: str | None = None
     metadata: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +61,7 @@ def document_from_row(row: Row, columns: Columns, source: str) -> Document:
         row=row.index,
         answer=None if columns.answer is None else _nonempty(values, columns.answer, row.place),
         contrast=None if contrast is None else _contrast_of(values, contrast, row.place),
+        patch=None if columns.patch is None else _text_of(values, columns.patch, row.place),
         metadata=_metadata_of(values, columns, id_column, row.place),
     )
 
@@ -110,12 +112,12 @@ def _metadata_of(
 ) -> dict[str, object]:
     if columns.metadata is not None:
         return {name: json_value(values.get(name), place) for name in columns.metadata}
-    used = {columns.scored, columns.answer, id_column, *(columns.contrast or ())}
+    used = {columns.scored, columns.answer, columns.patch, id_column, *(columns.contrast or ())}
     return {str(name): json_value(value, place) for name, value in values.items() if name not in used}
 
 
 def _checked(document: Document, place: str) -> Document:
-    for part in (document.key, document.text, document.answer, *(document.contrast or ())):
+    for part in (document.key, document.text, document.answer, document.patch, *(document.contrast or ())):
         if part is not None and not isinstance(part, str):
             raise CorpusError(f"{place}: got a {type(part).__name__} in a Document, expected str for key and texts")
         check_unicode(part or "", place)

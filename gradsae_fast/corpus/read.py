@@ -62,7 +62,9 @@ class Corpus:
         files = [source.manifest() for source in self.sources if isinstance(source, CorpusFile)]
         content = {"files": files} if files else {"rows": _digest_documents(self)}
         columns = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.columns).items()
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.columns).items()
+            if name != "patch" or value is not None  # older plans know no such column
         }
         return {**content, "columns": columns, "max_documents": self.max_documents}
 
@@ -80,6 +82,7 @@ def open_corpus(
     prompt_column: str | None = None,
     answer_column: str | None = None,
     contrast_columns: tuple[str, str] | None = None,
+    patch_column: str | None = None,
     metadata_columns: Iterable[str] | None = None,
     subset: str | None = None,
     split: str = DEFAULT_SPLIT,
@@ -108,6 +111,7 @@ def open_corpus(
         prompt=prompt_column,
         answer=answer_column,
         contrast=contrast_columns,
+        patch=patch_column,
         metadata=None if metadata_columns is None else tuple(metadata_columns),
     )
     hub_name = _hub_name(source)

@@ -7,7 +7,7 @@ and answer are tokenised apart and joined, so that the prompt's tokens do not de
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,8 +48,10 @@ def tokenize(
         prompts = _encode(tokenizer, [document.text for document in batch])
         answers = _encode(tokenizer, [document.answer or "" for document in batch])
         contrasts = _contrast_ids(tokenizer, batch)
-        for document, prompt, answer, contrast in zip(batch, prompts, answers, contrasts, strict=True):
-            yield _assemble(document, index, prompt, answer, contrast, rules, masked)
+        patches = _encode(tokenizer, [document.patch or "" for document in batch])
+        for document, prompt, answer, contrast, patch in zip(batch, prompts, answers, contrasts, patches, strict=True):
+            found = _assemble(document, index, prompt, answer, contrast, rules, masked)
+            yield found if document.patch is None else replace(found, patch_ids=_patch_ids(found, prompt, patch))
             index += 1
 
 
@@ -141,6 +143,19 @@ def _first_id(document: Document, text: str, pieces: _Pieces) -> int:
             "change the row"
         )
     return int(pieces.ids[0])
+
+
+def _patch_ids(document: TokenDocument, prompt: _Pieces, patch: _Pieces) -> Array:
+    """The document's tokens with those of the patch in place of the text's [T]; BOS and answer stay."""
+    if len(patch.ids) != len(prompt.ids):
+        raise CorpusError(
+            f"document {document.document.key!r}: got a patch text of {len(patch.ids)} tokens, expected "
+            f"{len(prompt.ids)} as in the text: they are compared token by token; change the row"
+        )
+    first = document.num_tokens if document.answer_start is None else document.answer_start
+    patched = document.token_ids.copy()
+    patched[first - len(patch.ids) : first] = patch.ids
+    return patched
 
 
 def _assemble(

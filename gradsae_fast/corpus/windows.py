@@ -24,16 +24,24 @@ def cut_windows(document: TokenDocument, slot: int, *, context_length: int, over
             f"got overlap {overlap} and context length {context_length} with {document.num_bos} BOS, expected "
             "0 <= overlap and overlap + BOS < context length; lower the overlap or raise the context length"
         )
-    ids = document.token_ids
-    bos = ids[: document.num_bos]
-    windows = [Window(document=document, slot=slot, token_ids=ids[:context_length], num_context=0, first_position=0)]
-    for first in range(context_length, len(ids), context_length - num_context):
-        stop = first + context_length - num_context
-        tokens = np.concatenate([bos, ids[first - overlap : stop]])
-        windows.append(
-            Window(document=document, slot=slot, token_ids=tokens, num_context=num_context, first_position=first)
+    bos = np.arange(document.num_bos)
+    positions = [np.arange(min(context_length, document.num_tokens))]
+    firsts = range(context_length, document.num_tokens, context_length - num_context)
+    for first in firsts:
+        stop = min(first + context_length - num_context, document.num_tokens)
+        positions.append(np.concatenate([bos, np.arange(first - overlap, stop)]))
+    windows = [
+        Window(
+            document=document,
+            slot=slot,
+            token_ids=document.token_ids[position_T],
+            num_context=num_context if first else 0,
+            first_position=first,
+            patch_ids=None if document.patch_ids is None else document.patch_ids[position_T],
         )
-    return windows if len(ids) else []
+        for first, position_T in zip((0, *firsts), positions, strict=True)
+    ]
+    return windows if document.num_tokens else []
 
 
 def batch_windows(windows: Iterable[Window], *, tokens_per_batch: int, pad_id: int = 0) -> list[Batch]:

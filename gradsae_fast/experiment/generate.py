@@ -20,7 +20,6 @@ from gradsae_fast.errors import ModelError
 from gradsae_fast.experiment.intervene import Intervention, token_masks
 from gradsae_fast.model.head import head_logits
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.patching import output_hook
 from gradsae_fast.records import Array
 
 
@@ -100,10 +99,7 @@ class _Batch:
         if self.intervention is None:
             output = self._forward(num_fed)
         else:
-            with output_hook(
-                self.lm.model.get_submodule(self.intervention.sited.site.path),
-                lambda hidden_BFD: self._changed(hidden_BFD),
-            ):
+            with self.intervention.sited.site.hook(self.lm.model, self._changed):
                 output = self._forward(num_fed)
         if self.decoding.use_cache:
             self.cache = output.past_key_values

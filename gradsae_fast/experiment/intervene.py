@@ -22,7 +22,8 @@ from torch import Tensor
 from gradsae_fast.method import Method
 from gradsae_fast.records import Array, TokenMask
 from gradsae_fast.sae.canonical import Sae, scale_gradient
-from gradsae_fast.score import Code, SitedSae, encode, reconstruct
+from gradsae_fast.score import SitedSae
+from gradsae_fast.sparse_code import Code, encode, reconstruct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -88,6 +88,11 @@ def load_subject(setting: Setting) -> Subject:
     _check_setting(setting, method)
     lm = load_model(setting.model)
     (sited,) = load_sited_saes(lm, [setting.sae])
+    if sited.wiring.is_transcoder:
+        raise ConfigError(
+            f"{setting.sae.path!r} is a transcoder (it reads {sited.wiring.reads.path} and writes {sited.site.path}); "
+            "the experiments edit what an SAE reads. Expected an SAE of one site."
+        )
     masked = frozenset(setting.score.mask_token_ids)
     rules, decision = decide_bos(lm.tokenizer, [sited.sae.facts.prepend_bos], setting.bos, masked_ids=masked)
     decoding = Decoding(

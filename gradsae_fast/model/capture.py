@@ -7,14 +7,18 @@ Spliced: `splice` says what replaces the hidden state, and the gradient is taken
 because splicing several at once is another model. With several sites the network below the highest one runs once,
 without a graph, and each spliced run starts from its site's hidden state.
 
+Along a path: the gradient is the mean over a straight line of hidden states that ends where the network is scored; it
+makes integrated gradients (Sundararajan et al., arXiv 1703.01365) of influences. The points are those of Gauss and
+Legendre: hidden states are short at a path's beginning, where norm layers bend it more than evenly spaced points see.
+
 The network always gets a copy of what is kept: some architectures add to a module's output in place.
 
-Letters: B windows, T positions (padded), R real positions of a batch, D width.
+Letters: B windows, T positions (padded), R real positions of a batch, D width (of all written sites together).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,23 +26,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradsae_fast.errors import ConfigError, ModelError
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.objectives import Objective, objective_gradient
+from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values
 from gradsae_fast.model.patching import forward_replaced, output_hook
-from gradsae_fast.model.sites import Site
+from gradsae_fast.model.sites import Site, Wiring
 from gradsae_fast.records import Array, Batch
 
-Splice = Callable[[str, Tensor], Tensor]
-"""(site path, hidden states [R, D]) -> what the rest of the network sees instead [R, D]."""
+Splice = Callable[[str, Tensor, Tensor, float], Tensor]
+"""(path of the wiring, what is read [R, D], what is written [R, D], share) -> what the network sees instead [R, D].
+
+Share 1 is what is scored; 0 is where a path begins, without the latents that it switches on.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Capture:
-    """One site on one batch, at the R real positions, window after window."""
+    """One SAE's sites on one batch, at the R real positions, window after window."""
 
-    hidden_RD: Tensor  # as the model computed it, before any splice
-    grads: Mapping[str, Tensor]  # objective -> [R, D]
+    read_RD: Tensor  # what the encoder reads, as the model computed it
+    written_RD: Tensor  # what the decoder stands for, before any splice; `read_RD` itself but for transcoders
+    grads: Mapping[str, Tensor]  # objective -> [R, D], of what is written
     values: Mapping[str, Array]  # objective -> float64 [B], of the run in which the gradient was taken
+    base_values: Mapping[str, Array] | None = None  # the same at the other end of a path; None without one
 
 
 def real_rows(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
@@ -51,24 +61,35 @@ def real_rows(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
 def capture(
     lm: LanguageModel,
     batch: Batch,
-    sites: Sequence[Site],
+    wirings: Sequence[Wiring],
     objectives: Sequence[Objective],
     *,
     splice: Splice | None = None,
+    path_steps: int = 0,
     chunk: int = 512,
 ) -> dict[str, Capture]:
-    """Hidden states and gradients of every objective at every site; keys are site paths."""
+    """Hidden states and gradients of every objective for every SAE; keys are the wirings' paths.
+
+    `path_steps` points of a path make as many runs, and two without a gradient; 0 is the gradient at its end alone.
+    ModelError where a wiring reads what is computed only after it is written.
+    """
     run = _Run(lm=lm, batch=batch, objectives=tuple(objectives), chunk=chunk)
     if splice is None:
-        return run.error_term_kept(sites)
-    if len(sites) == 1:
-        return {sites[0].path: run.spliced(sites[0], splice)}
-    starts = run.prefix(sites)
+        return run.error_term_kept(wirings)
+    if len(wirings) == 1 and not path_steps:
+        return {wirings[0].path: run.spliced(wirings[0], splice)}
+    starts = run.prefix(wirings)
     captures = {}
-    for site in sites:
-        with run.starting_from(site, starts[site.path]):
-            captures[site.path] = run.spliced(site, splice)
+    for wiring in wirings:
+        with run.starting_from(wiring, starts[wiring.path]):
+            captures[wiring.path] = run.along_path(wiring, splice, path_steps)
     return captures
+
+
+def path_points(steps: int) -> tuple[list[float], list[float]]:
+    """Where on a path gradients are taken, as shares of it, and the weight of each: Gauss-Legendre on [0, 1]."""
+    node_S, weight_S = np.polynomial.legendre.leggauss(steps)
+    return ((node_S + 1) / 2).tolist(), (weight_S / 2).tolist()
 
 
 def hidden_states(lm: LanguageModel, batch: Batch, sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -81,9 +102,18 @@ def hidden_states(lm: LanguageModel, batch: Batch, sites: Sequence[Site]) -> dic
 
     with ExitStack() as stack, torch.no_grad():
         for site in sites:
-            stack.enter_context(output_hook(lm.model.get_submodule(site.path), partial(keep, site.path)))
+            stack.enter_context(site.hook(lm.model, partial(keep, site.path)))
         _Run(lm=lm, batch=batch, objectives=(), chunk=1).forward()
     return found
+
+
+def read_and_written(lm: LanguageModel, batch: Batch, wirings: Sequence[Wiring]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every SAE reads and what it stands for [R, D], of one plain forward pass; keys are the wirings' paths."""
+    hidden = hidden_states(lm, batch, list(dict.fromkeys(site for wiring in wirings for site in wiring.sites)))
+    return {
+        wiring.path: (hidden[wiring.reads.path], _join([hidden[site.path] for site in wiring.writes]))
+        for wiring in wirings
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,46 +130,99 @@ class _Run:
         ids_BT = torch.from_numpy(self.batch.token_ids_BT).to(self.lm.device)
         return self.lm.body(input_ids=ids_BT, use_cache=False)
 
-    def error_term_kept(self, sites: Sequence[Site]) -> dict[str, Capture]:
-        leaves: dict[str, Tensor] = {}
+    def error_term_kept(self, wirings: Sequence[Wiring]) -> dict[str, Capture]:
+        written = dict.fromkeys(site for wiring in wirings for site in wiring.writes)
+        read = dict.fromkeys(wiring.reads for wiring in wirings if wiring.reads not in written)
+        found: dict[Site, Tensor] = {}
 
-        def watch(path: str, hidden_BTD: Tensor) -> Tensor:
-            leaves[path] = hidden_BTD if hidden_BTD.requires_grad else hidden_BTD.detach().requires_grad_()
-            return leaves[path].clone()
+        def keep(site: Site, hidden_BTD: Tensor) -> None:
+            found[site] = hidden_BTD.detach().clone()
+
+        def watch(site: Site, hidden_BTD: Tensor) -> Tensor:
+            found[site] = hidden_BTD if hidden_BTD.requires_grad else hidden_BTD.detach().requires_grad_()
+            return found[site].clone()
 
         with ExitStack() as stack, torch.enable_grad():
-            for site in sites:
-                stack.enter_context(output_hook(self.lm.model.get_submodule(site.path), partial(watch, site.path)))
+            for site in read:
+                stack.enter_context(site.hook(self.lm.model, partial(keep, site)))
+            for site in written:
+                stack.enter_context(site.hook(self.lm.model, partial(watch, site)))
             output = self.forward()
-        ordered = [leaves[site.path] for site in sites]
         rows_R = real_rows(self.batch, self.lm.device)
-        grads, values = self._backward(output, ordered, rows_R)
+        grads, values = self._backward(output, {site: found[site] for site in written}, rows_R)
+        rows = {site: _take(hidden_BTD.detach(), rows_R) for site, hidden_BTD in found.items()}
         return {
-            site.path: Capture(hidden_RD=_take(leaf.detach(), rows_R), grads=grads[index], values=values)
-            for index, (site, leaf) in enumerate(zip(sites, ordered, strict=True))
+            wiring.path: Capture(
+                read_RD=rows[wiring.reads],
+                written_RD=_join([rows[site] for site in wiring.writes]),
+                grads={name: _join([grads[site][name] for site in wiring.writes]) for name in values},
+                values=values,
+            )
+            for wiring in wirings
         }
 
-    def spliced(self, site: Site, splice: Splice) -> Capture:
+    def spliced(self, wiring: Wiring, splice: Splice, *, share: float = 1.0, gradient: bool = True) -> Capture:
+        """One site that an SAE writes, replaced; without `gradient` only the objectives' values are taken."""
+        if wiring.is_cross_layer:
+            raise ConfigError(
+                f"the cross-layer transcoder of {wiring.path} writes {len(wiring.writes)} sites together with those of "
+                "other layers, so its reconstruction cannot take their place. Keep the error term: "
+                "--preset attribution-patching, without path_steps."
+            )
         rows_R = real_rows(self.batch, self.lm.device)
+        site = wiring.writes[0]
+        read: list[Tensor] = []
         found: list[Tensor] = []
 
+        def keep(hidden_BTD: Tensor) -> None:
+            read.append(_take(hidden_BTD.detach(), rows_R))
+
         def change(hidden_BTD: Tensor) -> Tensor:
-            hidden_RD = _take(hidden_BTD.detach(), rows_R)
+            written_RD = _take(hidden_BTD.detach(), rows_R)
+            if wiring.reads == site:
+                read.append(written_RD)
+            if not read:
+                raise ModelError(
+                    f"the SAE of {site.path} reads {wiring.reads.path}, which is computed after it; expected a site "
+                    "below the one that is written. Give it with `reads` in the [[sae]] table."
+                )
             spliced_BTD = hidden_BTD.detach().clone()
-            spliced_BTD.flatten(0, 1)[rows_R] = splice(site.path, hidden_RD).to(hidden_BTD.dtype)
-            found.extend((hidden_RD, spliced_BTD.requires_grad_()))
+            replacement_RD = splice(wiring.path, read[0], written_RD, share)
+            spliced_BTD.flatten(0, 1)[rows_R] = replacement_RD.to(hidden_BTD.dtype)
+            found.extend((written_RD, spliced_BTD.requires_grad_()))
             return spliced_BTD.clone()
 
-        with torch.enable_grad(), output_hook(self.lm.model.get_submodule(site.path), change):
+        with ExitStack() as stack, torch.set_grad_enabled(gradient):
+            if wiring.reads != site:
+                stack.enter_context(wiring.reads.hook(self.lm.model, keep))
+            stack.enter_context(site.hook(self.lm.model, change))
             output = self.forward()
-        hidden_RD, leaf_BTD = found
-        grads, values = self._backward(output, [leaf_BTD], rows_R)
-        return Capture(hidden_RD=hidden_RD, grads=grads[0], values=values)
+        written_RD, leaf_BTD = found
+        if gradient:
+            grads, values = self._backward(output, {site: leaf_BTD}, rows_R)
+            return Capture(read_RD=read[0], written_RD=written_RD, grads=grads[site], values=values)
+        values = {
+            objective.name: objective_values(self.lm, objective, self.batch, output, chunk=self.chunk)
+            for objective in self.objectives
+        }
+        return Capture(read_RD=read[0], written_RD=written_RD, grads={}, values=values)
 
-    def prefix(self, sites: Sequence[Site]) -> dict[str, Tensor | None]:
-        """The hidden state from which each site's spliced run starts: its own or its layer's input; None in layer 0."""
+    def along_path(self, wiring: Wiring, splice: Splice, steps: int) -> Capture:
+        """The end of a path, with the gradient's mean over it; the end alone where there are no steps."""
+        if not steps:
+            return self.spliced(wiring, splice)
+        end = self.spliced(wiring, splice, gradient=False)
+        base = self.spliced(wiring, splice, share=0.0, gradient=False)
+        grads: dict[str, Tensor] = {}
+        for share, weight in zip(*path_points(steps), strict=True):
+            for name, grad_RD in self.spliced(wiring, splice, share=share).grads.items():
+                grads[name] = grads.get(name, 0.0) + weight * grad_RD.float()
+        return replace(end, grads=grads, base_values=base.values)
+
+    def prefix(self, wirings: Sequence[Wiring]) -> dict[str, Tensor | None]:
+        """The layer output from which each SAE's spliced run starts; None where it lies inside layer 0."""
         saved: dict[int, Tensor] = {}
-        top = max(site.layer for site in sites)
+        top = max(0, *(wiring.start for wiring in wirings))
 
         def save(index: int, hidden_BTD: Tensor) -> None:
             saved[index] = hidden_BTD.clone()
@@ -154,16 +237,14 @@ class _Run:
                 else:
                     stack.enter_context(output_hook(layers[index], partial(save, index)))
             self.forward()
-        return {site.path: saved.get(_start_layer(site)) for site in sites}
+        return {wiring.path: saved.get(wiring.start) for wiring in wirings}
 
     @contextmanager
-    def starting_from(self, site: Site, hidden_BTD: Tensor | None) -> Iterator[None]:
-        """Skip the layers up to the site's start: each puts out the saved hidden state at once."""
+    def starting_from(self, wiring: Wiring, hidden_BTD: Tensor | None) -> Iterator[None]:
+        """Skip the layers up to the SAE's start: each puts out the saved hidden state at once."""
         with ExitStack() as stack:
-            for index in range(_start_layer(site) + 1):
-                stack.enter_context(
-                    forward_replaced(self.lm.layers[index], lambda *_args, **_kwargs: self._wrap(hidden_BTD))
-                )
+            for layer in self.lm.layers[: wiring.start + 1]:
+                stack.enter_context(forward_replaced(layer, lambda *_args, **_kwargs: self._wrap(hidden_BTD)))
             yield
 
     def _wrap(self, hidden_BTD: Tensor | None) -> Any:
@@ -172,19 +253,19 @@ class _Run:
         return (copy_BTD,) if self.lm.layers_give_tuples else copy_BTD
 
     def _backward(
-        self, output: Any, leaves: list[Tensor], rows_R: Tensor
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Array]]:
+        self, output: Any, leaves: Mapping[Site, Tensor], rows_R: Tensor
+    ) -> tuple[dict[Site, dict[str, Tensor]], dict[str, Array]]:
         """Gradient of every objective at every leaf, real rows only, and the objectives' values."""
-        grads: list[dict[str, Tensor]] = [{} for _ in leaves]
+        grads: dict[Site, dict[str, Tensor]] = {site: {} for site in leaves}
         values: dict[str, Array] = {}
         for objective in self.objectives:
             gradient = objective_gradient(self.lm, objective, self.batch, output, chunk=self.chunk)
             values[objective.name] = gradient.values_B
             at_leaves = torch.autograd.grad(
-                output[0], leaves, gradient.grad_BTD, retain_graph=objective is not self.objectives[-1]
+                output[0], list(leaves.values()), gradient.grad_BTD, retain_graph=objective is not self.objectives[-1]
             )
-            for index, grad_BTD in enumerate(at_leaves):
-                grads[index][objective.name] = _take(grad_BTD, rows_R)
+            for site, grad_BTD in zip(leaves, at_leaves, strict=True):
+                grads[site][objective.name] = _take(grad_BTD, rows_R)
         return grads, values
 
 
@@ -192,6 +273,6 @@ def _take(hidden_BTD: Tensor, rows_R: Tensor) -> Tensor:
     return hidden_BTD.flatten(0, 1)[rows_R]
 
 
-def _start_layer(site: Site) -> int:
-    """The layer whose output is enough to run on from: the site itself, or the layer below its module."""
-    return site.layer if site.is_layer else site.layer - 1
+def _join(parts_RD: Sequence[Tensor]) -> Tensor:
+    """Written sites side by side; one alone as it is."""
+    return parts_RD[0] if len(parts_RD) == 1 else torch.cat(list(parts_RD), 1)

@@ -83,47 +83,62 @@ def objective_gradient(
     lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int
 ) -> ObjectiveGradient:
     """Value and gradient of one objective, given the body's output on the batch; `chunk` rows have logits at a time."""
+    grad_BTD = torch.zeros_like(body_output[0], memory_format=torch.contiguous_format)
+    values_B = _walk(lm, objective, batch, body_output, chunk, grad_BTD)
+    return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
+
+
+def objective_values(lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int) -> Array:
+    """The values of `objective_gradient`, float64 [B], to the same bits and without the work of a gradient."""
+    with torch.no_grad():
+        return _walk(lm, objective, batch, body_output, chunk, None)
+
+
+def _walk(
+    lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, chunk: int, grad_BTD: Tensor | None
+) -> Array:
+    """Value for each window, `chunk` read rows at a time; their gradients go into `grad_BTD`, where there is one."""
     hidden_BTD = body_output[0].detach()
-    grad_BTD = torch.zeros_like(hidden_BTD)
     values_B = np.zeros(len(batch.windows))
     if objective.function is not None:
         for index, window in enumerate(batch.windows):
-            values_B[index], grad_TD = _own_window(lm, objective.function, window, body_output, hidden_BTD[index])
-            grad_BTD[index, : len(grad_TD)] = grad_TD
-        return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
+            leaf_TD = hidden_BTD[index, : len(window.token_ids)].detach().requires_grad_(grad_BTD is not None)
+            value = _own_value(lm, objective.function, window, body_output, leaf_TD)
+            if grad_BTD is not None:
+                grad_BTD[index, : len(leaf_TD)] = torch.autograd.grad(value, leaf_TD)[0]
+            values_B[index] = value.item()
+        return values_B
 
     reads = [_reads(objective.name, window) for window in batch.windows]
     window_R = np.repeat(np.arange(len(reads)), [len(positions) for positions, _ in reads])
     row_R = window_R * hidden_BTD.shape[1] + np.concatenate([positions for positions, _ in reads])
     target_RK = np.concatenate([targets for _, targets in reads])
-    flat_hidden, flat_grad = hidden_BTD.flatten(0, 1), grad_BTD.flatten(0, 1)
+    flat_hidden = hidden_BTD.flatten(0, 1)
     for start in range(0, len(row_R), chunk):
         part = slice(start, start + chunk)
         rows = torch.from_numpy(row_R[part]).to(hidden_BTD.device)
         targets = torch.from_numpy(target_RK[part]).to(hidden_BTD.device)
-        leaf_RD = flat_hidden[rows].requires_grad_()
-        value_R = _ROW_VALUES[objective.name](
-            head_logits(lm.model, lm.body_path, body_output, leaf_RD).float(), targets
-        )
-        flat_grad[rows] = torch.autograd.grad(value_R.sum(), leaf_RD)[0]
+        leaf_RD = flat_hidden[rows].requires_grad_(grad_BTD is not None)
+        logits_RV = head_logits(lm.model, lm.body_path, body_output, leaf_RD).float()
+        value_R = _ROW_VALUES[objective.name](logits_RV, targets)
+        if grad_BTD is not None:
+            grad_BTD.flatten(0, 1)[rows] = torch.autograd.grad(value_R.sum(), leaf_RD)[0]
         np.add.at(values_B, window_R[part], value_R.detach().double().cpu().numpy())
-    return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
+    return values_B
 
 
-def _own_window(
-    lm: LanguageModel, function: ObjectiveFunction, window: Window, body_output: Any, hidden_TD: Tensor
-) -> tuple[float, Tensor]:
-    """Value of the caller's function on one window's logits, and its gradient [T, D]."""
-    length = len(window.token_ids)
-    leaf_TD = hidden_TD[:length].detach().requires_grad_()
+def _own_value(
+    lm: LanguageModel, function: ObjectiveFunction, window: Window, body_output: Any, leaf_TD: Tensor
+) -> Tensor:
+    """The caller's function of one window's logits, a scalar. ConfigError where it is none."""
     logits_TV = head_logits(lm.model, lm.body_path, body_output, leaf_TD).float()
     ids_T = torch.from_numpy(window.token_ids.astype(np.int64)).to(leaf_TD.device)
-    mask_T = torch.arange(length, device=leaf_TD.device) >= window.num_context
+    mask_T = torch.arange(len(leaf_TD), device=leaf_TD.device) >= window.num_context
     value = function(logits_TV[None], ids_T[None], mask_T[None])
     if not isinstance(value, Tensor) or value.ndim != 0:
         found = getattr(value, "shape", type(value))
         raise ConfigError(f"an objective must return a scalar tensor; got {found}. Sum over positions.")
-    return value.item(), torch.autograd.grad(value, leaf_TD)[0]
+    return value
 
 
 def _reads(name: str, window: Window) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Temporary changes to a module tree: hooks, substituted submodules, skipped layers. Each undoes itself.
 
-Nothing here knows of SAEs or objectives; `capture` and `head` are built from these three.
+Nothing here knows of SAEs or objectives; `sites`, `capture` and `head` are built from these.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,6 +31,28 @@ def output_hook(module: nn.Module, change: HiddenMap) -> Iterator[None]:
         return None if changed_BTD is None else with_hidden(output, changed_BTD)
 
     handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def input_hook(module: nn.Module, change: HiddenMap) -> Iterator[None]:
+    """Call `change` on the hidden state that `module` takes in; what it returns, unless None, takes its place.
+
+    It is the module's first argument, or the first tensor among those given by name.
+    """
+
+    def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if args:
+            changed_BTD = change(args[0])
+            return None if changed_BTD is None else ((changed_BTD, *args[1:]), kwargs)
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        changed_BTD = change(kwargs[name])
+        return None if changed_BTD is None else (args, {**kwargs, name: changed_BTD})
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
     finally:

@@ -1,31 +1,116 @@
-"""Sites: the module whose output an SAE reads, in any of its three spellings.
+"""Sites: the tensor in the model that an SAE reads or writes, in any of its spellings.
 
-model.layers.12                 the module's own path
-blocks.12.hook_resid_post       TransformerLens: also hook_mlp_out, hook_attn_out and hook_resid_pre
+model.layers.12                 what the module puts out
+model.layers.12.mlp.input       what the module takes in (its first argument)
+model.layers.12.ln.normalized   what a norm makes before its gain and bias; for reading only
+blocks.12.hook_resid_post       TransformerLens; `_HOOKS` lists the others
 (none given)                    what the SAE's metadata says
+
+An SAE reads the site that it writes. A transcoder reads one and writes another, a cross-layer transcoder writes
+several: that is its `Wiring`.
 """
 
+import copy
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gradsae_fast.errors import ModelError
+from gradsae_fast.model.patching import HiddenMap, input_hook, output_hook
 
-_HOOK = re.compile(r"^blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|hook_mlp_out|hook_attn_out)$")
+INPUT, NORMALIZED = ".input", ".normalized"
+_HOOK = re.compile(r"^blocks\.(\d+)\.(.+)$")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn")
 _ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
+_ATTENTION_OUT_NAMES = ("o_proj", "c_proj", "out_proj", "dense")
+# Where a block has both of the last two, the one before the MLP is Gemma's.
+_MLP_NORM_NAMES = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm")
 # Gemma 2 and 3 normalise a block's output once more before it is added: there the SAE read the normalised one.
 _POST_NORM = {"mlp": "post_feedforward_layernorm", "self_attn": "post_attention_layernorm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One module of one decoder layer: `path` in the model, index of the layer, and whether it is the layer itself."""
+    """What one module of one decoder layer puts out; takes in, where `path` ends in `.input`."""
 
     path: str
     layer: int
-    is_layer: bool
+    is_layer: bool  # the output of the layer itself
+
+    def hook(self, model: nn.Module, change: HiddenMap) -> AbstractContextManager[None]:
+        """Call `change` on the tensor at this site; what it returns, unless None, takes its place."""
+        if self.path.endswith(NORMALIZED):
+            return _normalized_hook(model.get_submodule(self.path.removesuffix(NORMALIZED)), change, self.path)
+        if self.path.endswith(INPUT):
+            return input_hook(model.get_submodule(self.path.removesuffix(INPUT)), change)
+        return output_hook(model.get_submodule(self.path), change)
+
+    @property
+    def start(self) -> int:
+        """The layer from whose output the network reaches this site: its own, or the one below its module; -1: none."""
+        return self.layer if self.is_layer else self.layer - 1
+
+
+def _normalized_hook(norm: nn.Module, change: HiddenMap, path: str) -> AbstractContextManager[None]:
+    """Call `change` on what a norm makes of its input before its own gain and bias. Nothing can take its place."""
+    bare = without_gain(norm)
+
+    def read(hidden_BTD: Tensor) -> None:
+        if change(bare(hidden_BTD)) is not None:
+            raise ModelError(f"{path} lies inside a module, where nothing can be written; expected a module's output.")
+
+    return input_hook(norm, read)
+
+
+def without_gain(norm: nn.Module) -> nn.Module:
+    """A copy of a norm that multiplies by 1 and adds nothing, whichever way it writes its gain (w, or 1 + w)."""
+    bare = copy.deepcopy(norm)
+    bare._forward_hooks.clear()
+    bare._forward_pre_hooks.clear()
+    with torch.no_grad():
+        for parameter in bare.parameters():
+            parameter.zero_()
+        weight = next(bare.parameters())
+        if not bare(torch.arange(1.0, 1.0 + len(weight), dtype=weight.dtype, device=weight.device)).any():
+            dict(bare.named_parameters())["weight"].fill_(1.0)
+    return bare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What an SAE's encoder reads, and what its decoder writes: one site, or several of a cross-layer transcoder."""
+
+    reads: Site
+    writes: tuple[Site, ...]
+    is_cross_layer: bool = False  # what it writes is added to what the transcoders of other layers write there
+
+    @classmethod
+    def at(cls, site: Site) -> "Wiring":
+        """That of an SAE, which reads the site that it writes."""
+        return cls(reads=site, writes=(site,))
+
+    @property
+    def path(self) -> str:
+        """The name that scores are kept under: the (first) written site."""
+        return self.writes[0].path
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether another site is read than is written."""
+        return self.writes != (self.reads,)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that it touches, each once."""
+        return tuple(dict.fromkeys((self.reads, *self.writes)))
+
+    @property
+    def start(self) -> int:
+        """The layer from whose output the network reaches all its sites."""
+        return min(site.start for site in self.sites)
 
 
 def find_layers(body: nn.Module, num_layers: int) -> str:
@@ -42,14 +127,29 @@ def resolve_site(model: nn.Module, layers_path: str, spelling: str) -> Site:
     """The site that `spelling` names; ModelError with the possible spellings where there is none."""
     layers = model.get_submodule(layers_path)
     assert isinstance(layers, nn.ModuleList)
-    path = _hook_to_path(layers, layers_path, spelling) or spelling.removesuffix(".output")
+    prefix, _, name = layers_path.rpartition(".")
+    # Some formats leave out the model's own part of the path: "layers.3.mlp" for "model.layers.3.mlp".
+    full = f"{prefix}.{spelling}" if prefix and spelling.startswith(f"{name}.") else spelling
+    path = _hook_to_path(layers, layers_path, spelling) or full.removesuffix(".output")
     match = re.fullmatch(rf"{re.escape(layers_path)}\.(\d+)(\..+)?", path)
-    if match is None or path not in {name for name, _ in model.named_modules()}:
+    module = path.removesuffix(INPUT).removesuffix(NORMALIZED)
+    if match is None or module not in {name for name, _ in model.named_modules()}:
         raise ModelError(
-            f"no site {spelling!r} in {type(model).__name__}; expected {layers_path}.L, a module below it, or "
-            f"blocks.L.hook_resid_post, with L from 0 to {len(layers) - 1}. Give it with --site."
+            f"no site {spelling!r} in {type(model).__name__}; expected {layers_path}.L, a module below it (with "
+            f"{INPUT} for what it takes in), or blocks.L.hook_resid_post, with L from 0 to {len(layers) - 1}. Give it "
+            "with --site."
         )
-    return Site(path=path, layer=int(match[1]), is_layer=match[2] is None)
+    layer = int(match[1])
+    if match[2] == INPUT:  # of a layer: what the layer below puts out
+        return _residual(layers_path, layer - 1, spelling)
+    return Site(path=path, layer=layer, is_layer=match[2] is None)
+
+
+def _residual(layers_path: str, layer: int, spelling: str) -> Site:
+    """The output of a layer, counted from 0."""
+    if layer < 0:
+        raise ModelError(f"{spelling} is the embedding, which no layer puts out; expected layer 1 or above.")
+    return Site(path=f"{layers_path}.{layer}", layer=layer, is_layer=True)
 
 
 def _hook_to_path(layers: nn.ModuleList, layers_path: str, spelling: str) -> str | None:
@@ -58,22 +158,45 @@ def _hook_to_path(layers: nn.ModuleList, layers_path: str, spelling: str) -> str
     if match is None:
         return None
     layer, hook = int(match[1]), match[2]
-    if hook == "hook_resid_pre":
-        if layer == 0:
-            raise ModelError(
-                "blocks.0.hook_resid_pre is the embedding, which no layer puts out; expected layer 1 or above."
-            )
-        return f"{layers_path}.{layer - 1}"
-    if hook == "hook_resid_post" or layer >= len(layers):
-        return f"{layers_path}.{layer}"
-    names = _MLP_NAMES if hook == "hook_mlp_out" else _ATTENTION_NAMES
-    children = dict(layers[layer].named_children())
-    name = next((name for name in names if name in children), None)
-    if name is None:
+    if layer >= len(layers):
+        return None
+    block, block_path = layers[layer], f"{layers_path}.{layer}"
+    match hook:
+        case "hook_resid_post":
+            return block_path
+        case "hook_resid_pre":
+            return block_path + INPUT
+        case "hook_mlp_out" | "mlp.hook_out":
+            return f"{block_path}.{_branch_end(block, _child(block, _MLP_NAMES, spelling, block_path))}"
+        case "hook_attn_out":
+            return f"{block_path}.{_branch_end(block, _child(block, _ATTENTION_NAMES, spelling, block_path))}"
+        case "hook_resid_mid" | "hook_mlp_in":
+            return f"{block_path}.{_child(block, _MLP_NORM_NAMES, spelling, block_path)}{INPUT}"
+        case "ln2.hook_normalized":
+            return f"{block_path}.{_child(block, _MLP_NORM_NAMES, spelling, block_path)}{NORMALIZED}"
+        case "mlp.hook_in":
+            return f"{block_path}.{_child(block, _MLP_NAMES, spelling, block_path)}{INPUT}"
+        case "attn.hook_z":
+            name = _child(block, _ATTENTION_NAMES, spelling, block_path)
+            path = f"{block_path}.{name}"
+            return f"{path}.{_child(block.get_submodule(name), _ATTENTION_OUT_NAMES, spelling, path)}{INPUT}"
+    return None
+
+
+def _child(module: nn.Module, names: tuple[str, ...], spelling: str, path: str) -> str:
+    """The first of `names` that `module`, which lies at `path`, has as a child."""
+    children = [name for name, _ in module.named_children()]
+    found = next((name for name in names if name in children), None)
+    if found is None:
         raise ModelError(
-            f"{spelling!r}: {type(layers[layer]).__name__} has no {' or '.join(names)}; it has {', '.join(children)}. "
-            f"Give the module's own path with --site, such as {layers_path}.{layer}.{next(iter(children), '')}."
+            f"{spelling!r}: {type(module).__name__} has no {' or '.join(names)}; it has {', '.join(children)}. Give "
+            f"the module's own path with --site, such as {path}.{next(iter(children), '')}."
         )
-    post_norm = _POST_NORM.get(name)
-    has_post_norm = post_norm in children and "pre_feedforward_layernorm" in children
-    return f"{layers_path}.{layer}.{post_norm if has_post_norm else name}"
+    return found
+
+
+def _branch_end(block: nn.Module, name: str) -> str:
+    """The module whose output is added to the residual stream: the branch itself, or the norm behind it."""
+    children = dict(block.named_children())
+    post_norm = _POST_NORM.get(name, "")
+    return post_norm if post_norm in children and "pre_feedforward_layernorm" in children else name

@@ -4,17 +4,20 @@ Every supported family is brought to this one form when it is loaded:
 
     x   = normalise_input(z)                    per token, or the identity
     u   = x W_encᵀ + bias                       the bias holds every shift of the input, summed in float64
-    a   = rule(u)                               Threshold or TopK
-    ẑ   = undo_norm(a W_dec + b_dec)
+    a   = rule(u)                               Threshold, TopK or GroupMax
+    ẑ   = undo_norm(a W_dec + b_dec + x W_skip)
 
-so a kernel needs two encode rules and one decoder, and a latent's effective decoder row is its row of W_dec times one
-factor per token, which `scale_gradient` moves onto the gradient.
+A transcoder is the same thing with two ends: it reads one site and writes another (`SaeFacts.reads`), maybe with a skip
+connection. So a kernel needs few encode rules and one decoder, and a latent's effective decoder row is its row of W_dec
+times one factor per token, which `scale_gradient` moves onto the gradient.
 
-Shapes: N tokens, D width of the site, C latents.
+Shapes: N tokens, C latents, D width of a site: in an encoder of the one that is read, in a decoder of the one that is
+written.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -59,14 +62,28 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMax:
+    """The largest u of each of `groups` runs of C / groups neighbouring latents, if positive; ties as of TopK."""
+
+    groups: int
+
+
+Rule: TypeAlias = Threshold | TopK | GroupMax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaeFacts:
     """What the files say about an SAE: provenance, where it belongs, and how its training used the model."""
 
     source: str  # as the user gave it
     format: str
     architecture: str  # as the file names it
-    site: str | None = None  # module path in the transformers model, e.g. "model.layers.18"
+    site: str | None = None  # what the decoder writes: module path in the transformers model, e.g. "model.layers.18"
     hook_name: str | None = None  # TransformerLens spelling of the site
+    reads: str | None = None  # what the encoder reads, in either spelling; None: the site itself
+    writes: tuple[
+        str, ...
+    ] = ()  # of a cross-layer transcoder: all written sites, in the order of the decoder's columns
     model_name: str | None = None
     prepend_bos: bool | None = None
     context_size: int | None = None
@@ -74,7 +91,7 @@ class SaeFacts:
     published_fvu: float | None = None
     digest: str  # SHA-256 over the files, and over a normalisation factor given by hand
     num_latents: int
-    d_in: int
+    d_in: int  # width that the encoder reads
     dtype: str = "float32"  # of the two matrices in memory
 
 
@@ -86,9 +103,10 @@ class Sae:
     w_dec_CD: Tensor  # contiguous; same dtype as w_enc_CD
     bias_C: Tensor  # float32
     b_dec_D: Tensor  # float32
-    rule: Threshold | TopK
+    rule: Rule
     input_norm: InputNorm
     facts: SaeFacts
+    w_skip_DD: Tensor | None = None  # float32; a transcoder's linear path beside its latents
 
     @property
     def num_latents(self) -> int:
@@ -96,6 +114,12 @@ class Sae:
 
     @property
     def d_in(self) -> int:
+        """Width that the encoder reads."""
+        return self.w_enc_CD.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        """Width that the decoder writes."""
         return self.w_dec_CD.shape[1]
 
 
@@ -143,7 +167,7 @@ def _constant_norm(hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
 
 
 def undo_norm(sae: Sae, decoded_ND: Tensor, stats: InputStats) -> Tensor:
-    """ẑ [N, D] from the decoder's output a W_dec + b_dec [N, D] and the statistics of the same tokens."""
+    """ẑ [N, D] from the decoder's output, skip connection included, and the statistics of the same tokens."""
     match sae.input_norm:
         case InputNorm.NONE:
             return decoded_ND
@@ -163,9 +187,15 @@ def scale_gradient(sae: Sae, grad_ND: Tensor, stats: InputStats) -> Tensor:
     return grad_ND * _column(stats.scale_N)
 
 
-def completeness_offset(sae: Sae, stats: InputStats) -> Tensor:
-    """The part of ẑ that no latent accounts for, [D] or [N, D]: Σ_c g[n,c] = ⟨G[n], ẑ[n] - offset[n]⟩."""
-    return undo_norm(sae, sae.b_dec_D, stats)
+def without_latents(sae: Sae, x_ND: Tensor, stats: InputStats) -> Tensor:
+    """ẑ with no latent active, bias and skip alone [N, D]: Σ_c g[n,c] = ⟨G[n], ẑ[n] - without_latents[n]⟩.
+
+    `x_ND` and `stats` are what `normalise_input` returned.
+    """
+    constant_ND = sae.b_dec_D.expand(len(x_ND), -1)
+    if sae.w_skip_DD is not None:
+        constant_ND = torch.addmm(constant_ND, x_ND.float(), sae.w_skip_DD)
+    return undo_norm(sae, constant_ND, stats)
 
 
 def _column(values_N: Tensor | None) -> Tensor:

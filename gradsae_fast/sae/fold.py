@@ -11,7 +11,10 @@ maps are affine, so they vanish into weights and biases:
 in this order, which is SAELens' own: a checkpoint folded here and the same checkpoint folded by SAELens agree in their
 activations, not only in their reconstructions.
 
-Shapes: D width of the site, C latents. The encoder is stored one latent per row, as the kernels read it.
+The skip path of a transcoder takes x as the encoder reads it, and none of the transformations above.
+
+Shapes: D width that is read or written (they may differ), C latents. The encoder is stored one latent per row, as the
+kernels read it.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.canonical import InputNorm, Sae, SaeFacts, Threshold, TopK
+from gradsae_fast.sae.canonical import InputNorm, Rule, Sae, SaeFacts, Threshold
 
 ROWS_PER_TILE = 8192  # bounds the float64 copy of a weight matrix
 STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,12 +46,13 @@ class StoredSae:
     w_dec_CD: Tensor
     b_enc_C: Tensor | None  # None where the family has no shared encoder bias
     b_dec_D: Tensor
-    rule: Threshold | TopK
+    rule: Rule
     subtract_b_dec: bool  # from the encoder's input
     input_norm: InputNorm = InputNorm.NONE
     rescale_by_decoder_norm: bool = False
     norm_factor: float = 1.0
     whitening: Whitening | None = None
+    w_skip_DD: Tensor | None = None  # ẑ gains x W_skip, x as the encoder reads it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,6 +88,7 @@ def fold(stored: StoredSae, *, facts: SaeFacts, device: str | torch.device, dtyp
         rule=_place(stored.rule, device),
         input_norm=stored.input_norm,
         facts=replace(facts, dtype=_name(dtype)),
+        w_skip_DD=None if stored.w_skip_DD is None else _store(stored.w_skip_DD, torch.float32, facts).to(device),
     )
 
 
@@ -95,7 +100,7 @@ def _parts(stored: StoredSae) -> _Parts:
         w_dec_CD=stored.w_dec_CD.float(),
         bias_C=bias_C.double(),
         b_dec_D=b_dec_D,
-        shift_D=b_dec_D if stored.subtract_b_dec else torch.zeros_like(b_dec_D),
+        shift_D=b_dec_D if stored.subtract_b_dec else torch.zeros(stored.w_enc_CD.shape[1], dtype=torch.float64),
     )
 
 
@@ -152,9 +157,9 @@ def _store(values: Tensor, dtype: torch.dtype, facts: SaeFacts) -> Tensor:
     return stored
 
 
-def _place(rule: Threshold | TopK, device: str | torch.device) -> Threshold | TopK:
+def _place(rule: Rule, device: str | torch.device) -> Rule:
     """Per-latent tensors of the rule on the device, in float32 whatever the storage dtype of the weights is."""
-    if isinstance(rule, TopK):
+    if not isinstance(rule, Threshold):
         return rule
 
     def place(values_C: Tensor | None) -> Tensor | None:

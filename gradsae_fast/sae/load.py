@@ -1,6 +1,6 @@
 """From a path or a hub id to the canonical SAE: each format is asked whether the files are its own."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 import torch
@@ -9,11 +9,16 @@ from gradsae_fast.errors import SaeError
 from gradsae_fast.sae import hub
 from gradsae_fast.sae.canonical import Sae
 from gradsae_fast.sae.formats import (
+    attention_gpt2,
+    circuit_tracer,
+    circuit_tracer_clt,
     dictionary_learning,
     gemma_scope,
     gemma_scope_2,
+    gemma_scope_2_clt,
     goodfire,
     llama_scope,
+    llama_scope_r1,
     openai,
     qresearch,
     qwen_scope,
@@ -22,17 +27,23 @@ from gradsae_fast.sae.formats import (
 )
 
 FORMATS: tuple[ModuleType, ...] = (
+    llama_scope_r1,  # before saelens: its weights have the same name, its configuration another
     saelens,
     gemma_scope,
     gemma_scope_2,
+    gemma_scope_2_clt,
     sparsify,
     dictionary_learning,
     llama_scope,
+    circuit_tracer,
+    circuit_tracer_clt,
     goodfire,
     qwen_scope,
     qresearch,
     openai,
+    attention_gpt2,
 )
+NAMED_AFTER_A_LAYER: tuple[ModuleType, ...] = (circuit_tracer, circuit_tracer_clt, gemma_scope_2_clt)
 SHOWN = 20  # entries of a folder that an error lists
 
 
@@ -45,7 +56,7 @@ def load_sae(
     norm_factor: float | None = None,
     k: int | None = None,
 ) -> Sae:
-    """Load an SAE from a local folder or file, or from the hub ("org/repo" or "org/repo/folder").
+    """Load an SAE from a local folder or file, or from the hub ("org/repo", "org/repo/folder" or a file in it).
 
     `dtype` is how the two matrices are kept: float32, bfloat16 or float16; biases and thresholds stay float32.
     `revision` is for the hub. `norm_factor` is the input factor of a SAELens SAE with `expected_average_only_in` whose
@@ -80,8 +91,13 @@ def _locate(source: str, revision: str | None) -> Path:
         return path
     if not hub.is_hub_id(source):
         raise SaeError(f"there is no local path {source!r}, and it is no hub id ('org/repo' or 'org/repo/folder')")
-    files = [name for each in FORMATS for name in each.FILES]
-    return hub.fetch(source, files=files, revision=revision)
+    name = PurePosixPath(source).name
+    if files := [file for each in NAMED_AFTER_A_LAYER for file in each.files_of(name)]:
+        path = hub.fetch(source, files=files, revision=revision) / name
+        if not path.is_file():
+            raise SaeError(f"the hub has no file {source!r}, only others of its folder; is there such a layer?")
+        return path
+    return hub.fetch(source, files=[file for each in FORMATS for file in each.FILES], revision=revision)
 
 
 def _found(path: Path) -> str:

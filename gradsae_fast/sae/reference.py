@@ -2,13 +2,14 @@
 
 Slow and obvious on purpose; tests, benchmarks and the gate compare the sparse operators with it.
 
-Shapes: N tokens, D width of the site, C latents.
+Shapes: N tokens, D width that is read or written, C latents.
 """
 
 import torch
 from torch import Tensor
 
-from gradsae_fast.sae.canonical import InputStats, Sae, Threshold, TopK, normalise_input, undo_norm
+from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.canonical import GroupMax, InputStats, Sae, Threshold, TopK, normalise_input, undo_norm
 
 
 def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
@@ -20,11 +21,24 @@ def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
             return _threshold(u_NC, sae.rule)
         case TopK():
             return _top_k(u_NC, sae.rule)
+        case GroupMax():
+            return _group_max(u_NC, sae.rule)
 
 
-def decode_dense(sae: Sae, a_NC: Tensor, stats: InputStats) -> Tensor:
-    """The reconstruction ẑ_ND, float32, from activations and the statistics that `normalise_input` returned."""
-    return undo_norm(sae, a_NC @ sae.w_dec_CD.float() + sae.b_dec_D, stats)
+def decode_dense(sae: Sae, a_NC: Tensor, stats: InputStats, x_ND: Tensor | None = None) -> Tensor:
+    """The reconstruction ẑ_ND, float32, from activations and what `normalise_input` returned of the same tokens.
+
+    A skip connection needs `x_ND`, the first of the two; SaeError where it is missing. Others leave it aside.
+    """
+    decoded_ND = a_NC @ sae.w_dec_CD.float() + sae.b_dec_D
+    if sae.w_skip_DD is not None:
+        if x_ND is None:
+            raise SaeError(
+                f"the SAE {sae.facts.source!r} has a skip connection, whose share of the reconstruction comes from the "
+                "encoder's input; pass x_ND, the first value of normalise_input"
+            )
+        decoded_ND = decoded_ND + x_ND.float() @ sae.w_skip_DD
+    return undo_norm(sae, decoded_ND, stats)
 
 
 def _threshold(u_NC: Tensor, rule: Threshold) -> Tensor:
@@ -42,3 +56,10 @@ def _top_k(u_NC: Tensor, rule: TopK) -> Tensor:
     chosen_NK = rank_NC.sort(dim=1, descending=True, stable=True).indices[:, : rule.k]
     kept_NC = torch.zeros_like(u_NC, dtype=torch.bool).scatter(1, chosen_NK, True)
     return torch.where(kept_NC & (rank_NC > 0), u_NC, 0.0)
+
+
+def _group_max(u_NC: Tensor, rule: GroupMax) -> Tensor:
+    u_NGS = u_NC.unflatten(1, (rule.groups, -1))
+    # argmax promises the first of equals.
+    kept_NGS = torch.zeros_like(u_NGS, dtype=torch.bool).scatter(2, u_NGS.argmax(dim=2, keepdim=True), True)
+    return torch.where(kept_NGS & (u_NGS > 0), u_NGS, 0.0).flatten(1)

@@ -1,6 +1,7 @@
 """Sparse operators for sparse autoencoders: encode without a dense [N, C], and touch only the active decoder rows.
 
-    encode_threshold, encode_topk    x, encoder         -> SparseRows
+    encode_threshold, encode_topk,
+    encode_groupmax                  x, encoder         -> SparseRows
     project                          SparseRows, grad   -> one projection for each active pair
     project_documents                SparseRows, grad   -> one influence sum for each document and latent
     decode                           SparseRows         -> reconstruction
@@ -14,6 +15,7 @@ from gradsae_kernels.contracts import ContractError
 from gradsae_kernels.decode import decode
 from gradsae_kernels.emit.plan import EmitPlan, EmitVariant, choose_plan
 from gradsae_kernels.emit.tune import tune_plan
+from gradsae_kernels.encode_groupmax import encode_groupmax
 from gradsae_kernels.encode_threshold import encode_threshold
 from gradsae_kernels.encode_topk import encode_topk
 from gradsae_kernels.project import project, project_documents
@@ -29,6 +31,7 @@ __all__ = [
     "choose_backend",
     "choose_plan",
     "decode",
+    "encode_groupmax",
     "encode_threshold",
     "encode_topk",
     "kernel_configuration",

@@ -37,6 +37,23 @@ def test_a_bos_of_id_0_is_put_in_front_once(tokenizer: PreTrainedTokenizerFast) 
     assert with_bos.token_ids.dtype == with_bos.char_start.dtype == with_bos.char_end.dtype == np.int32
 
 
+def test_a_patch_takes_the_place_of_the_text_between_bos_and_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = {"q": "a the union", "other": "a union the", "a": " yes"}
+    columns = {"prompt_column": "q", "answer_column": "a", "patch_column": "other", "metadata_columns": ()}
+    (document,) = tokenize(open_corpus([row], **columns), tokenizer, BOS)  # type: ignore[arg-type]
+    (patched,) = tokenize(open_corpus([row | {"q": "a union the"}], **columns), tokenizer, BOS)  # type: ignore[arg-type]
+    assert document.patch_ids is not None
+    assert document.patch_ids.tolist() == patched.token_ids.tolist()
+    assert document.patch_ids.tolist() != document.token_ids.tolist()
+    assert document.document.metadata == {}
+
+
+def test_a_patch_of_another_length_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    corpus = open_corpus([{"id": "one", "text": "the union", "other": "the the the union"}], patch_column="other")
+    with pytest.raises(CorpusError, match=r"'one': got a patch text of 4 tokens, expected 2 .* change the row"):
+        list(tokenize(corpus, tokenizer, BOS))
+
+
 def test_a_text_that_spells_out_the_bos_keeps_that_one(tokenizer: PreTrainedTokenizerFast) -> None:
     spelled, added = one("<bos>the union", tokenizer, BOS), one("the union", tokenizer, BOS)
     assert spelled.token_ids.tolist() == added.token_ids.tolist()

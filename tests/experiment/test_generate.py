@@ -19,6 +19,7 @@ from gradsae_fast.experiment.subject import Subject, with_sink_limit
 from gradsae_fast.method import Method, resolve_method
 from gradsae_fast.model.load import LanguageModel, prepare_model
 from gradsae_fast.model.patching import output_hook
+from gradsae_fast.model.sites import Wiring
 from gradsae_fast.sae.canonical import Sae, normalise_input
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import decode_dense, encode_dense
@@ -164,7 +165,7 @@ def test_a_changed_hidden_state_is_the_dense_one(
     name, _, kept = preset.partition(", ")
     method = resolve_method(ScoreConfig(preset=name, use_error_term=bool(kept) or None))  # type: ignore[arg-type]
     loaded = load_sae(str(write_sae(**sae)), device="cpu")
-    sited = SitedSae(site=tiny_lm.site("model.layers.1"), sae=loaded, sink_norm=6.0)
+    sited = SitedSae(wiring=Wiring.at(tiny_lm.site("model.layers.1")), sae=loaded, sink_norm=6.0)
     hidden_RD = torch.randn(30, loaded.d_in, generator=torch.Generator().manual_seed(1)) * 1.2
     example_R = torch.arange(30) % len(PROMPTS)
     mask_R = (torch.arange(30) % 7 == 0).to(torch.uint8)

@@ -11,6 +11,7 @@ from gradsae_fast.model.capture import capture, hidden_states
 from gradsae_fast.model.load import LanguageModel, prepare_model
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.patching import output_hook
+from gradsae_fast.model.sites import Site, Wiring
 from gradsae_fast.records import Batch, Document, TokenDocument, Window
 
 VOCABULARY = 90
@@ -81,6 +82,18 @@ def make_batch(*lengths: int) -> Batch:
     return Batch(windows=tuple(windows), token_ids_BT=padded)
 
 
+def wired(*sites: Site) -> list[Wiring]:
+    return [Wiring.at(site) for site in sites]
+
+
+def same(_path: str, _read_RD: torch.Tensor, written_RD: torch.Tensor, _share: float) -> torch.Tensor:
+    return written_RD
+
+
+def halve(_path: str, _read_RD: torch.Tensor, written_RD: torch.Tensor, _share: float) -> torch.Tensor:
+    return written_RD / 2
+
+
 def plain_gradients(lm: LanguageModel, batch: Batch, path: str) -> torch.Tensor:
     """Gradient of the summed next-token log-probability at a module's output, window by window, logits whole."""
     parts = []
@@ -105,15 +118,15 @@ def test_gradients_equal_plain_autograd_with_and_without_a_splice(name: str) -> 
     batch = make_batch(17, 9, 12)
     sites = [lm.site(f"{lm.layers_path}.{layer}") for layer in (0, 1, 2)]
     objectives = [Objective(name="next-token")]
-    kept = capture(lm, batch, sites, objectives, chunk=7)
-    spliced = capture(lm, batch, sites, objectives, splice=lambda _path, hidden_RD: hidden_RD, chunk=7)
+    kept = capture(lm, batch, wired(*sites), objectives, chunk=7)
+    spliced = capture(lm, batch, wired(*sites), objectives, splice=same, chunk=7)
     clean = hidden_states(lm, batch, sites)
     for site in sites:
         expected_RD = plain_gradients(lm, batch, site.path)
         assert expected_RD.abs().max() > 1e-4
         for found in (kept[site.path], spliced[site.path]):
             torch.testing.assert_close(found.grads["next-token"], expected_RD, rtol=1e-3, atol=1e-5)
-            torch.testing.assert_close(found.hidden_RD, clean[site.path], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.written_RD, clean[site.path], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Falcon", "GPTNeoX", "Gemma2"])
@@ -124,15 +137,15 @@ def test_modules_inside_a_layer_are_sites_too_even_where_their_output_is_changed
         lm.site(spelling) for spelling in (f"{lm.layers_path}.0", "blocks.2.hook_mlp_out", "blocks.1.hook_mlp_out")
     ]
     objectives = [Objective(name="next-token")]
-    kept = capture(lm, batch, sites, objectives)
-    spliced = capture(lm, batch, sites, objectives, splice=lambda _path, hidden_RD: hidden_RD)
+    kept = capture(lm, batch, wired(*sites), objectives)
+    spliced = capture(lm, batch, wired(*sites), objectives, splice=same)
     clean = hidden_states(lm, batch, sites)
     for site in sites:
-        alone = capture(lm, batch, [site], objectives)[site.path]
+        alone = capture(lm, batch, wired(site), objectives)[site.path]
         expected_RD = plain_gradients(lm, batch, site.path)
         for found in (kept[site.path], spliced[site.path], alone):
             torch.testing.assert_close(found.grads["next-token"], expected_RD, rtol=1e-3, atol=1e-5)
-            torch.testing.assert_close(found.hidden_RD, clean[site.path], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.written_RD, clean[site.path], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Llama", "GPTJ"])
@@ -141,13 +154,13 @@ def test_a_splice_changes_what_the_layers_above_see_and_nothing_below(name: str)
     batch = make_batch(11, 6)
     sites = [lm.site(f"{lm.layers_path}.{layer}") for layer in (0, 2)]
     objectives = [Objective(name="next-token")]
-    halved = capture(lm, batch, sites, objectives, splice=lambda _path, hidden_RD: hidden_RD / 2)
+    halved = capture(lm, batch, wired(*sites), objectives, splice=halve)
     for site in sites:
-        alone = capture(lm, batch, [site], objectives, splice=lambda _path, hidden_RD: hidden_RD / 2)[site.path]
+        alone = capture(lm, batch, wired(site), objectives, splice=halve)[site.path]
         found = halved[site.path]
         torch.testing.assert_close(found.grads["next-token"], alone.grads["next-token"], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.values["next-token"], alone.values["next-token"], rtol=1e-5)
-    clean = capture(lm, batch, sites, objectives)
+    clean = capture(lm, batch, wired(*sites), objectives)
     values = [captures[sites[0].path].values["next-token"] for captures in (halved, clean)]
     assert not np.allclose(values[0], values[1], rtol=1e-3)
 
@@ -158,7 +171,7 @@ def test_no_graph_exists_below_the_lowest_site_and_no_weight_gets_a_gradient() -
     with output_hook(
         lm.model.get_submodule("model.layers.0"), lambda hidden_BTD: seen.append(hidden_BTD.requires_grad)
     ):
-        capture(lm, make_batch(8), [lm.site("model.layers.1")], [Objective(name="next-token")])
+        capture(lm, make_batch(8), wired(lm.site("model.layers.1")), [Objective(name="next-token")])
     assert seen == [False]
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in lm.model.parameters())
 
@@ -167,6 +180,6 @@ def test_logits_are_never_whole() -> None:
     lm = load("Llama")
     rows: list[int] = []
     with output_hook(lm.model.lm_head, lambda logits_1RV: rows.append(logits_1RV.shape[1])):
-        capture(lm, make_batch(20, 20, 20), [lm.site("model.layers.1")], [Objective(name="next-token")], chunk=8)
+        capture(lm, make_batch(20, 20, 20), wired(lm.site("model.layers.1")), [Objective(name="next-token")], chunk=8)
     assert max(rows) == 8
     assert sum(rows) == 57

@@ -63,6 +63,32 @@ def test_a_hub_id_loads_the_named_folder(write_saelens: Any, monkeypatch: pytest
     assert not any("*" in pattern for pattern in asked["allow_patterns"])
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("layer_3.safetensors", ["layer_3.safetensors", "config.yaml"]),
+        ("W_enc_3.safetensors", ["W_enc_3.safetensors", "W_dec_3.safetensors", "config.yaml"]),
+        ("params_layer_3.safetensors", ["params_layer_3.safetensors"]),
+    ],
+)
+def test_a_file_that_is_named_after_a_layer_is_fetched_with_what_belongs_to_it(
+    name: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def snapshot(_repo: str, *, allow_patterns: list[str], **_options: Any) -> str:
+        found.extend(allow_patterns)
+        (tmp_path / "clt").mkdir()
+        (tmp_path / "clt" / asked[-1]).write_text("feature_input_hook: hook_resid_mid")
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    message = "not a whole safetensors file" if len(asked) == 1 else f"no file 'org/repo/clt/{name}'"
+    with pytest.raises(SaeError, match=message):
+        load_sae(f"org/repo/clt/{name}")
+    assert found == [f"clt/{file}" for file in asked]
+
+
 @pytest.mark.parametrize(("layer", "l0"), [(18, 32.0), (9, 32.0)])
 def test_the_shared_saes_state_their_facts(layer: int, l0: float, shared_data: Path) -> None:
     sae = load_sae(shared_data / f"sae-smollm2-l{layer}-4k")

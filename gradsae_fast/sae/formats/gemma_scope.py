@@ -2,10 +2,15 @@
 
 The archive holds five arrays and nothing else, so what is known about the SAE is read from its path: layer and L0 from
 the folders, the model and the kind of site from the repository's name (`gemma-scope-2b-pt-res`, `-mlp`, `-att`). Where
-no repository name is in the path, the site is taken to be the residual stream. Training put BOS in front of 1,024-token
+no repository name is in the path, the site is taken to be the residual stream. An attention SAE is of the heads'
+outputs side by side, which the attention's output projection takes in. Training put BOS in front of 1,024-token
 contexts. W_enc is [D, C] and W_dec is [C, D].
 
-Shapes: D width of the site, C latents.
+A transcoder (`-transcoders`) reads what the RMSNorm before the MLP makes before its gain, which training folded into
+the MLP, and writes what the norm behind the MLP puts out (model card of google/gemma-scope-2b-pt-transcoders; page 18
+of arXiv 2408.05147v2).
+
+Shapes: D width that is read or written, C latents.
 """
 
 import re
@@ -25,7 +30,8 @@ LAYOUT = "Gemma Scope: params.npz"
 BY_HAND = ()
 KEYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 CONTEXT_SIZE = 1024
-HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out"}  # `att` reads the input of a module, which is no site
+TRANSCODERS, TRANSCODER_READS = "transcoders", "ln2.hook_normalized"
+HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z", TRANSCODERS: "hook_mlp_out"}
 
 
 def matches(path: Path) -> bool:
@@ -34,7 +40,7 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dtype) -> Sae:
-    """The canonical SAE of a Gemma Scope archive. Raises SaeError on other archives, embedding SAEs and transcoders."""
+    """The canonical SAE of a Gemma Scope archive. Raises SaeError on other archives and embedding SAEs."""
     file = _file(path)
     model_name, kind = _repository(file)
     _check_kind(file, kind)
@@ -44,7 +50,8 @@ def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dt
         source=source,
         format="gemma_scope",
         architecture="jumprelu",
-        hook_name=_hook_name(file, kind),
+        hook_name=_hook_name(file, HOOKS[kind or "res"]),
+        reads=_hook_name(file, TRANSCODER_READS) if kind == TRANSCODERS else None,
         model_name=model_name,
         prepend_bos=True,
         context_size=CONTEXT_SIZE,
@@ -96,11 +103,15 @@ def _check_kind(file: Path, kind: str | None) -> None:
         raise SaeError(f"{file} is a Gemma Scope SAE of the embedding, which is not supported; use one of a layer")
     if kind is not None and kind not in HOOKS:
         raise SaeError(f"{file} is of the Gemma Scope kind {kind!r}; supported: {', '.join(HOOKS)}")
+    if kind == TRANSCODERS and _number_after(file, "layer_") is None:
+        raise SaeError(
+            f"{file} is of a transcoder, whose layer is known from its folder layer_L alone; keep that folder"
+        )
 
 
-def _hook_name(file: Path, kind: str | None) -> str | None:
+def _hook_name(file: Path, hook: str) -> str | None:
     layer = _number_after(file, "layer_")
-    return None if layer is None else f"blocks.{layer}.{HOOKS[kind or 'res']}"
+    return None if layer is None else f"blocks.{layer}.{hook}"
 
 
 def _published_l0(file: Path) -> float | None:

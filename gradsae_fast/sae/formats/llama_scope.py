@@ -1,10 +1,12 @@
 """Llama Scope (OpenMOSS): `hyperparams.json` beside `checkpoints/final.safetensors`, JumpReLU with one threshold.
 
-    s                √D / dataset_average_activation_norm.in, the factor that training put on its input
-    u                ‖W[c]‖ · (z encoder.weightᵀ + encoder.bias / s),   W[c] the latent's column of decoder.weight
+    s, t             √D / dataset_average_activation_norm.in and .out: the factors on what training read and wrote
+    W[c]             the latent's column of decoder.weight, times s / t
+    u                ‖W[c]‖ · (z encoder.weightᵀ + encoder.bias / s)
     latents          u where u > jump_relu_threshold
-    reconstruction   latents (W[c] / ‖W[c]‖) + decoder.bias / s
+    reconstruction   latents (W[c] / ‖W[c]‖) + decoder.bias / t
 
+An SAE reads and writes one site, and s = t. A transcoder (`LXTC`) reads `hook_point_in` and writes `hook_point_out`.
 encoder.weight is [C, D] and decoder.weight is [D, C]: a fact of the format. Weights are stored as trained, in units of
 s z; the threshold is not. Its unit, which no file states, was decided from three findings:
 
@@ -36,7 +38,6 @@ from gradsae_fast.sae.formats.settings import (
     read_optional,
     read_positive,
     read_size,
-    refuse_transcoder,
 )
 from gradsae_fast.sae.weights import check_keys, check_tensors, digest_files, read_safetensors
 
@@ -62,10 +63,13 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dtype) -> Sae:
-    """The canonical SAE of a Llama Scope folder. Raises SaeError on transcoders and on any other recipe."""
+    """The canonical SAE of a Llama Scope folder. Raises SaeError on any other recipe and on damaged folders."""
     folder = _folder(path)
     config, file = read_json(folder / CONFIG), folder / CONFIG
-    hook_name = _check_recipe(config, file)
+    _check_recipe(config, file)
+    reads, writes = (read_optional(config, f"hook_point_{end}", str, file) for end in ("in", "out"))
+    if reads != writes and None in (reads, writes):
+        raise SaeError(f"{file} says hook_point_in {reads!r} and hook_point_out {writes!r}; expected both")
     d_in, c = read_size(config, "d_model", file), read_size(config, "d_sae", file)
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.weight": (c, d_in),
@@ -80,7 +84,8 @@ def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dt
         source=source,
         format="llama_scope",
         architecture="jumprelu",
-        hook_name=hook_name,
+        hook_name=writes,
+        reads=None if reads == writes else reads,
         model_name=_model_name(folder),
         prepend_bos=True,
         context_size=CONTEXT_SIZE,
@@ -89,15 +94,18 @@ def load(path: Path, *, source: str, device: str | torch.device, dtype: torch.dt
         num_latents=c,
         d_in=d_in,
     )
+    norm_in, norm_out = _norms(config, file, one_site=reads == writes)
+    # The fold divides the decoder by the factor of the input: what is written has its own.
+    ratio = norm_out / norm_in
     stored = StoredSae(
         w_enc_CD=tensors["encoder.weight"],
-        w_dec_CD=tensors["decoder.weight"].T,
+        w_dec_CD=tensors["decoder.weight"].T.float() * ratio,
         b_enc_C=tensors["encoder.bias"],
-        b_dec_D=tensors["decoder.bias"],
+        b_dec_D=tensors["decoder.bias"].double() * ratio,
         rule=Threshold(threshold_C=torch.full((c,), read_positive(config, "jump_relu_threshold", file))),
         subtract_b_dec=False,
         rescale_by_decoder_norm=True,
-        norm_factor=math.sqrt(d_in) / _input_norm(config, file),
+        norm_factor=math.sqrt(d_in) / norm_in,
     )
     return fold(stored, facts=facts, device=device, dtype=dtype)
 
@@ -108,25 +116,21 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name == CONFIG else path
 
 
-def _check_recipe(config: Mapping[str, Any], file: Path) -> str | None:
-    reads, writes = (read_optional(config, f"hook_point_{end}", str, file) for end in ("in", "out"))
-    if reads != writes:
-        refuse_transcoder(file, reads=reads, writes=writes)
+def _check_recipe(config: Mapping[str, Any], file: Path) -> None:
     for key, expected in EXPECTED.items():
         if config.get(key) != expected:
             raise SaeError(
                 f"{key} in {file} is {config.get(key)!r}, expected {expected!r}; the unit of jump_relu_threshold is "
                 "known for the published recipe alone, and is not guessed for another"
             )
-    return reads
 
 
-def _input_norm(config: Mapping[str, Any], file: Path) -> float:
+def _norms(config: Mapping[str, Any], file: Path, *, one_site: bool) -> tuple[float, float]:
     norms = read_object(config, "dataset_average_activation_norm", file)
-    reads, writes = read_positive(norms, "in", file), read_positive(norms, "out", file)
-    if reads != writes:
+    norm_in, norm_out = read_positive(norms, "in", file), read_positive(norms, "out", file)
+    if one_site and norm_in != norm_out:
         raise SaeError(f"dataset_average_activation_norm in {file} is {norms}, expected one number: it is one site")
-    return reads
+    return norm_in, norm_out
 
 
 def _model_name(folder: Path) -> str | None:

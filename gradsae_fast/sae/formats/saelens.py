@@ -5,7 +5,10 @@ constant threshold. Of the input normalisations, `expected_average_only_in` and 
 SAELens when training ends; only checkpoints of an unfinished run still name them, with the statistics in
 `activation_scaler.json` and `activation_whitening.safetensors` beside the weights.
 
-Shapes: D width of the site, C latents.
+A transcoder subtracts no b_dec, and its decoder may be of another width. Its skip connection adds z W_skipᵀ: W_skip is
+stored [written width, read width]. `hook_name` of the metadata is what it reads, `hook_name_out` what it writes.
+
+Shapes: D width that is read or written, C latents.
 """
 
 import json
@@ -20,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.canonical import InputNorm, Sae, SaeFacts, Threshold, TopK
+from gradsae_fast.sae.canonical import InputNorm, Rule, Sae, SaeFacts, Threshold, TopK
 from gradsae_fast.sae.fold import StoredSae, Whitening, fold
-from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, read_config
+from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, is_transcoder, read_config
 from gradsae_fast.sae.formats.settings import read_json
 from gradsae_fast.sae.weights import check_keys, check_not_negative, check_tensors, digest_files, read_safetensors
 
@@ -64,6 +67,7 @@ def load(
         rescale_by_decoder_norm=config.rescale_acts_by_decoder_norm,
         norm_factor=norm.factor,
         whitening=norm.whitening,
+        w_skip_DD=tensors["W_skip"].T if "W_skip" in tensors else None,
     )
     return fold(stored, facts=_facts(config, source=source, digest=digest), device=device, dtype=dtype)
 
@@ -78,15 +82,17 @@ def save(path: Path, *, architecture: str, weights: Mapping[str, Tensor], config
     if architecture not in KEYS:
         raise SaeError(f"cannot save the architecture {architecture!r}; supported: {', '.join(KEYS)}")
     check_keys(weights, KEYS[architecture], path=path / WEIGHTS, family=architecture)
-    d_sae, d_in = weights["W_dec"].shape
-    check_tensors(weights, _shapes(architecture, d_in, d_sae), path=path / WEIGHTS)
+    d_in, (d_sae, d_out) = len(weights["W_enc"]), weights["W_dec"].shape
+    transcodes = is_transcoder(architecture)
+    check_tensors(weights, _shapes(architecture, d_in, d_sae, d_out if transcodes else d_in), path=path / WEIGHTS)
     written = {
         "architecture": architecture,
         "d_in": d_in,
         "d_sae": d_sae,
+        **({"d_out": d_out} if transcodes else {}),
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not transcodes,
         "normalize_activations": "none",
         "reshape_activations": "none",
         **config,
@@ -113,20 +119,25 @@ def _read_weights(path: Path, config: SaelensConfig) -> dict[str, Tensor]:
                 "multiply it into the rows of W_dec and remove it"
             )
     check_keys(tensors, KEYS[config.architecture], path=path, family=config.architecture)
-    check_tensors(tensors, _shapes(config.architecture, config.d_in, config.d_sae), path=path)
+    check_tensors(tensors, _shapes(config.architecture, config.d_in, config.d_sae, config.d_out), path=path)
     return tensors
 
 
-def _shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
-    special: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+def _shapes(architecture: str, d_in: int, d_sae: int, d_out: int) -> dict[str, tuple[int, ...]]:
+    special: dict[str, tuple[int, ...]] = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_out),
+        "b_dec": (d_out,),
+        "W_skip": (d_out, d_in),
+    }
     return {key: special.get(key, (d_sae,)) for key in KEYS[architecture]}
 
 
-def _rule(config: SaelensConfig, tensors: Mapping[str, Tensor], path: Path) -> Threshold | TopK:
+def _rule(config: SaelensConfig, tensors: Mapping[str, Tensor], path: Path) -> Rule:
     match config.architecture:
-        case "standard":
+        case "standard" | "transcoder" | "skip_transcoder":
             return Threshold(threshold_C=torch.zeros(config.d_sae))
-        case "jumprelu":
+        case "jumprelu" | "jumprelu_transcoder" | "jumprelu_skip_transcoder":
             check_not_negative(tensors["threshold"], path=path)
             return Threshold(threshold_C=tensors["threshold"])
         case "gated":
@@ -197,6 +208,7 @@ def _facts(config: SaelensConfig, *, source: str, digest: str) -> SaeFacts:
         architecture=config.architecture,
         site=config.site,
         hook_name=config.hook_name,
+        reads=config.reads,
         model_name=config.model_name,
         prepend_bos=config.prepend_bos,
         context_size=config.context_size,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.formats.settings import check_k, read_json, read_optional, read_size, refuse_transcoder
+from gradsae_fast.sae.formats.settings import check_k, read_json, read_optional, read_size
 
 KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight file
     "standard": ("W_enc", "W_dec", "b_enc", "b_dec"),
@@ -19,13 +19,13 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight
     "jumprelu": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
     "topk": ("W_enc", "W_dec", "b_enc", "b_dec"),
     "abstopk": ("W_enc", "W_dec", "b_enc", "b_dec"),
+    "transcoder": ("W_enc", "W_dec", "b_enc", "b_dec"),
+    "skip_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "W_skip"),
+    "jumprelu_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
+    "jumprelu_skip_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip"),
 }
 TOP_K = ("topk", "abstopk")
 REFUSED: Mapping[str, str] = {  # architectures of SAELens that the canonical SAE cannot express, and why
-    "transcoder": "it reads one module and writes another, and a score is taken at one site",
-    "skip_transcoder": "it reads one module and writes another, and a score is taken at one site",
-    "jumprelu_transcoder": "it reads one module and writes another, and a score is taken at one site",
-    "jumprelu_skip_transcoder": "it reads one module and writes another, and a score is taken at one site",
     "matching_pursuit": "its latents are chosen one after another, each from what the ones before it left over",
     "temporal": "its latents depend on earlier tokens, through attention",
 }
@@ -39,13 +39,15 @@ class SaelensConfig:
 
     architecture: str
     d_in: int
+    d_out: int  # that of the site which is written
     d_sae: int
     apply_b_dec_to_input: bool
     normalize_activations: str
     k: int | None  # of the top-k families
     rescale_acts_by_decoder_norm: bool
-    site: str | None
+    site: str | None  # that is written
     hook_name: str | None
+    reads: str | None  # None: the site itself
     model_name: str | None
     prepend_bos: bool | None
     context_size: int | None
@@ -60,18 +62,25 @@ def read_config(path: Path) -> SaelensConfig:
     _check_activation(raw, path)
     d_in, d_sae = read_size(raw, "d_in", path), read_size(raw, "d_sae", path)
     metadata = raw["metadata"]
-    _check_not_transcoder(metadata, path)
+    transcodes = is_transcoder(architecture)
+    if transcodes:
+        _check_transcoder(raw, path)
+    else:
+        _check_one_site(metadata, architecture, path)
+    out = "_out" if transcodes else ""
     return SaelensConfig(
         architecture=architecture,
         d_in=d_in,
+        d_out=read_size(raw, "d_out", path) if transcodes else d_in,
         d_sae=d_sae,
         apply_b_dec_to_input=read_optional(raw, "apply_b_dec_to_input", bool, path) is not False,
         normalize_activations=_one_of(raw, "normalize_activations", NORMALISATIONS, path),
         k=check_k(raw.get("k"), d_sae, path) if architecture in TOP_K else None,
         rescale_acts_by_decoder_norm=architecture in TOP_K
         and read_optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
-        site=read_optional(metadata, "hf_hook_name", str, path),
-        hook_name=read_optional(metadata, "hook_name", str, path),
+        site=read_optional(metadata, f"hf_hook_name{out}", str, path),
+        hook_name=read_optional(metadata, f"hook_name{out}", str, path),
+        reads=_reads(metadata, path) if transcodes else None,
         model_name=read_optional(metadata, "model_name", str, path),
         prepend_bos=read_optional(metadata, "prepend_bos", bool, path),
         context_size=read_optional(metadata, "context_size", int, path),
@@ -112,11 +121,45 @@ def _check_activation(raw: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _check_not_transcoder(metadata: Mapping[str, Any], path: Path) -> None:
+def is_transcoder(architecture: str) -> bool:
+    """Whether SAEs of the architecture read one site and write another."""
+    return "transcoder" in architecture
+
+
+def _check_one_site(metadata: Mapping[str, Any], architecture: str, path: Path) -> None:
     for key in ("hook_name", "hf_hook_name"):
         reads, writes = metadata.get(key), metadata.get(f"{key}_out")
         if writes is not None and writes != reads:
-            refuse_transcoder(path, reads=reads, writes=writes)
+            raise SaeError(
+                f"{path} reads {reads} and writes {writes}, but its architecture {architecture!r} is of one site; "
+                f"expected a transcoder's, such as 'jumprelu_transcoder', or no {key}_out. Correct the configuration"
+            )
+
+
+def _check_transcoder(raw: Mapping[str, Any], path: Path) -> None:
+    """What SAELens' transcoders do not have, and what it does to them that has no inverse at the site they write."""
+    if raw.get("apply_b_dec_to_input") is not False:
+        raise SaeError(
+            f"apply_b_dec_to_input in {path} is {raw.get('apply_b_dec_to_input')!r}, expected false: the b_dec of a "
+            "transcoder belongs to the site that it writes. Correct the configuration"
+        )
+    norm = raw["normalize_activations"]
+    if norm != "none":
+        raise SaeError(
+            f"normalize_activations in {path} is {norm!r}; supported for a transcoder: none. SAELens normalises what "
+            "it reads and undoes nothing at the site that it writes"
+        )
+
+
+def _reads(metadata: Mapping[str, Any], path: Path) -> str:
+    """The site that a transcoder reads, by the module's path where there is one."""
+    found = read_optional(metadata, "hf_hook_name", str, path) or read_optional(metadata, "hook_name", str, path)
+    if found is None:
+        raise SaeError(
+            f"metadata in {path} names no site that the transcoder reads; expected hook_name (read) and hook_name_out "
+            "(written), such as blocks.3.hook_resid_mid and blocks.3.hook_mlp_out. Add them"
+        )
+    return found
 
 
 def _one_of(raw: Mapping[str, Any], key: str, supported: tuple[str, ...], path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The JSON file beside the weights of many formats: reading it, and its values by type.
+"""The JSON or YAML file beside the weights of many formats: reading it, and its values by type.
 
 Every error names the file and the key, says what was found and what was expected.
 """
@@ -6,7 +6,9 @@ Every error names the file and the key, says what was found and what was expecte
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+
+import yaml  # type: ignore[import-untyped]
 
 from gradsae_fast.errors import SaeError
 
@@ -23,6 +25,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SaeError(f"{path} is not readable as JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise SaeError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The YAML mapping at `path`, plain values alone. Raises SaeError where there is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SaeError(
+            f"{path} is missing; fetch or copy it with the weights: it says what they read and write"
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SaeError(f"{path} is not readable as YAML ({error}); fetch it again") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SaeError(f"{path} holds a YAML {type(content).__name__}, expected a mapping of names")
     return content
 
 
@@ -64,11 +81,3 @@ def check_k(k: object, num_latents: int, path: Path, *, key: str = "k") -> int:
     if isinstance(k, bool) or not isinstance(k, int | float) or not 1 <= k <= num_latents or k != int(k):
         raise SaeError(f"{key} in {path} is {k!r}, expected a whole number from 1 to {num_latents}")
     return int(k)
-
-
-def refuse_transcoder(path: Path, *, reads: str | None, writes: str | None) -> NoReturn:
-    """Refuse an SAE that does not write where it reads: its gradient would be needed at a second site."""
-    raise SaeError(
-        f"{path} reads {reads or 'one module'} and writes {writes or 'another'}: a transcoder. Its activations belong "
-        "to the first and its gradient to the second, and a score is taken at one site; supported: SAEs of one site"
-    )

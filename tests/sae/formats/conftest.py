@@ -52,12 +52,12 @@ def agree() -> Agree:
 
     def check(sae: Sae, hidden_ND: Tensor, code_NC: Tensor, decoded_ND: Tensor, rows: Tensor) -> None:
         a_NC = encode_dense(sae, hidden_ND)
-        _, stats = normalise_input(sae, hidden_ND)
+        x_ND, stats = normalise_input(sae, hidden_ND)
         assert 0 < (code_NC != 0).sum() < code_NC.numel()
         assert torch.equal(a_NC != 0, code_NC != 0)
         torch.testing.assert_close(a_NC, code_NC.float(), rtol=2e-6, atol=2e-5)
-        torch.testing.assert_close(decode_dense(sae, a_NC, stats), decoded_ND.float(), rtol=2e-5, atol=2e-4)
-        grad_ND = torch.randn(hidden_ND.shape, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(decode_dense(sae, a_NC, stats, x_ND), decoded_ND.float(), rtol=2e-5, atol=2e-4)
+        grad_ND = torch.randn(decoded_ND.shape, generator=torch.Generator().manual_seed(3))
         rows_NCD = rows.double().expand(len(hidden_ND), *rows.shape[-2:])
         projection_NC = torch.einsum("nd,ncd->nc", grad_ND.double(), rows_NCD)
         found_NC = scale_gradient(sae, grad_ND, stats) @ sae.w_dec_CD.T

@@ -53,6 +53,7 @@ def test_facts_are_read_from_the_path(tmp_path: Path) -> None:
     [
         ("layer_5/width_16k/average_l0_12", "blocks.5.hook_resid_post", 12.0),
         ("gemma-scope-2b-pt-mlp/layer_0/width_65k/average_l0_9", "blocks.0.hook_mlp_out", 9.0),
+        ("gemma-scope-9b-pt-att/layer_3/width_16k/average_l0_25", "blocks.3.attn.hook_z", 25.0),
         ("somewhere", None, None),
     ],
 )
@@ -60,7 +61,7 @@ def test_the_path_gives_site_and_l0_as_far_as_it_goes(
     folder: str, hook_name: str | None, l0: float | None, tmp_path: Path
 ) -> None:
     facts = load_sae(write(tmp_path / folder)).facts
-    assert (facts.hook_name, facts.published_l0) == (hook_name, l0)
+    assert (facts.hook_name, facts.published_l0, facts.reads) == (hook_name, l0, None)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,20 @@ def test_the_path_gives_site_and_l0_as_far_as_it_goes(
     [
         ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6", "SAE of the embedding, which is not supported"),
         (
-            "gemma-scope-2b-pt-transcoders/layer_1/width_16k/average_l0_6",
-            "kind 'transcoders'; supported: res, mlp",
+            "gemma-scope-2b-pt-transcoders/somewhere/average_l0_6",
+            "a transcoder, whose layer is known from its folder",
         ),
     ],
 )
 def test_what_is_not_an_sae_of_one_site_is_refused(folder: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SaeError, match=message):
         load_sae(write(tmp_path / folder))
+
+
+def test_a_transcoder_reads_the_norm_before_its_gain_and_writes_what_the_mlp_adds(tmp_path: Path) -> None:
+    sae = load_sae(write(tmp_path / "gemma-scope-2b-pt-transcoders/layer_1/width_16k/average_l0_6"))
+    assert sae.facts.reads == "blocks.1.ln2.hook_normalized"
+    assert sae.facts.hook_name == "blocks.1.hook_mlp_out"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,28 @@ def test_a_folder_computes_what_its_own_software_computes_after_loading(
         agree(load_sae(path), tokens, code, code @ rows + b_dec, rows)
 
 
+def test_a_transcoder_computes_what_its_own_software_computes_after_loading(
+    tmp_path: Path, numbers: Any, widths: tuple[int, int], tokens: Tensor, agree: Any
+) -> None:
+    d, c = widths
+    weights = weights_of(numbers, d, c)
+    w = {key: tensor.double() for key, tensor in weights.items()}
+    factor_in, factor_out = d**0.5 / 5.5, d**0.5 / 1.25
+    # Out of the biases, each by the factor of its own site, and the decoder by their ratio; then rows of norm 1.
+    b_enc, b_dec = w["encoder.bias"] / factor_in, w["decoder.bias"] / factor_out
+    w_dec = w["decoder.weight"] * factor_in / factor_out
+    norm = w_dec.norm(dim=0)
+    u = tokens.double() @ (w["encoder.weight"] * norm[:, None]).T + b_enc * norm
+    code, rows = u * (u > 1.5), (w_dec / norm).T
+    hooks = {"hook_point_in": "blocks.15.hook_resid_mid", "hook_point_out": "blocks.15.hook_mlp_out"}
+    norms = {"in": 5.5, "out": 1.25}
+    sae = load_sae(
+        write(tmp_path / FOLDER, weights, d_model=d, d_sae=c, dataset_average_activation_norm=norms, **hooks)
+    )
+    agree(sae, tokens, code, code @ rows + b_dec, rows)
+    assert (sae.facts.reads, sae.facts.hook_name) == ("blocks.15.hook_resid_mid", "blocks.15.hook_mlp_out")
+
+
 def test_active_latents_are_those_of_the_trained_units_and_a_scaled_threshold(
     tmp_path: Path, numbers: Any, tokens: Tensor, widths: tuple[int, int]
 ) -> None:
@@ -91,13 +113,14 @@ def test_facts_are_read_from_the_hyperparameters(tmp_path: Path, numbers: Any) -
     )
     assert (facts.model_name, facts.prepend_bos, facts.context_size) == ("meta-llama/Llama-3.1-8B", True, 1024)
     assert (facts.published_l0, facts.d_in, facts.num_latents) == (50.0, 12, 40)
+    assert facts.reads is None
     assert load_sae(write(tmp_path / "mine", weights_of(numbers))).facts.model_name is None
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"hook_point_out": "blocks.15.hook_mlp_out"}, "reads blocks.15.hook_resid_post and writes .*a transcoder"),
+        ({"hook_point_out": None}, "hook_point_out None; expected both"),
         ({"norm_activation": "inference"}, "'inference', expected 'dataset-wise'; the unit of jump_relu_threshold"),
         ({"act_fn": "topk"}, "'topk', expected 'jumprelu'"),
         ({"sparsity_include_decoder_norm": False}, "not guessed"),

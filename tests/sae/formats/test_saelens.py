@@ -256,8 +256,8 @@ def test_weights_that_overflow_the_dtype_asked_for_are_refused(write_saelens: An
 
 def test_saving_refuses_what_loading_would_refuse(tmp_path: Any, write_saelens: Any) -> None:
     weights = dict(write_saelens("standard").weights)
-    with pytest.raises(SaeError, match="cannot save the architecture 'transcoder'"):
-        saelens.save(tmp_path / "a", architecture="transcoder", weights=weights, config={})
+    with pytest.raises(SaeError, match="cannot save the architecture 'temporal'"):
+        saelens.save(tmp_path / "a", architecture="temporal", weights=weights, config={})
     with pytest.raises(SaeError, match="lacks threshold"):
         saelens.save(tmp_path / "b", architecture="jumprelu", weights=weights, config={})
     with pytest.raises(SaeError, match=r"b_enc .* has shape"):

@@ -29,8 +29,10 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "transcoder"}, "'transcoder'; supported: standard, gated, jumprelu, topk, abstopk"),
-        ({"architecture": "skip_transcoder"}, "because it reads one module and writes another"),
+        (
+            {"architecture": "crosscoder"},
+            "'crosscoder'; supported: standard, gated, jumprelu, topk, abstopk, transcoder",
+        ),
         ({"architecture": "temporal"}, "'temporal'; supported.*because its latents depend on earlier tokens"),
         (
             {"architecture": "matching_pursuit"},
@@ -52,7 +54,7 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
         ({"metadata": {"prepend_bos": "no"}}, "prepend_bos in .* expected bool"),
         ({"metadata": {"hf_hook_name": 3}}, "hf_hook_name in .* expected str"),
         ({"metadata": {"l0": "32"}}, "l0 in .* expected a number"),
-        ({"metadata": {"hook_name": "a", "hook_name_out": "b"}}, "a transcoder"),
+        ({"metadata": {"hook_name": "a", "hook_name_out": "b"}}, "'topk' is of one site; expected a transcoder's"),
     ],
 )
 def test_what_is_not_supported_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.canonical import TopK
+from gradsae_fast.sae.canonical import GroupMax, TopK
 from gradsae_fast.sae.load import load_sae
 
 # As SparseCoder.save_to_disk writes it.
@@ -58,6 +58,42 @@ def test_a_folder_computes_the_published_formula(
         agree(load_sae(path), tokens, code_NC, code_NC @ w["W_dec"] + w["b_dec"], w["W_dec"])
 
 
+@pytest.mark.parametrize("transcode", [True, False])
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_transcoder_subtracts_no_bias_and_a_skip_takes_the_input_turned(
+    skip: bool,
+    transcode: bool,
+    tmp_path: Path,
+    numbers: Any,
+    widths: tuple[int, int],
+    tokens: Tensor,
+    agree: Any,
+    top_k: Any,
+) -> None:
+    d, c = widths
+    w = weights_of(numbers, d, c) | ({"W_skip": numbers(d, d)} if skip else {})
+    config = {"transcode": transcode, "skip_connection": skip, "num_latents": c, "d_in": d}
+    read = tokens if transcode else tokens - w["b_dec"]
+    code_NC = top_k(torch.relu(read @ w["encoder.weight"].T + w["encoder.bias"]), 5)
+    decoded_ND = code_NC @ w["W_dec"] + w["b_dec"] + (tokens @ w["W_skip"].T if skip else 0)
+    sae = load_sae(write(tmp_path / "layers.3.mlp", w, **config))
+    agree(sae, tokens, code_NC, decoded_ND, w["W_dec"])
+    assert sae.facts.reads == ("layers.3.mlp.input" if transcode else None)
+
+
+def test_group_max_keeps_the_largest_latent_of_each_group(
+    tmp_path: Path, numbers: Any, widths: tuple[int, int], tokens: Tensor, agree: Any
+) -> None:
+    d, c = widths
+    w = weights_of(numbers, d, c)
+    sae = load_sae(write(tmp_path / "layers.3", w, num_latents=c, d_in=d, k=8, activation="groupmax"))
+    u_NC = torch.relu((tokens - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"])
+    values_NG, offsets_NG = u_NC.unflatten(-1, (8, -1)).max(dim=-1)
+    code_NC = torch.zeros_like(u_NC).scatter(1, offsets_NG + torch.arange(0, c, c // 8), values_NG)
+    assert (sae.rule, sae.facts.architecture) == (GroupMax(groups=8), "groupmax")
+    agree(sae, tokens, code_NC, code_NC @ w["W_dec"] + w["b_dec"], w["W_dec"])
+
+
 def test_zero_latents_stand_for_the_expansion_factor(tmp_path: Path, numbers: Any) -> None:
     folder = write(tmp_path / "a", weights_of(numbers, 12, 48), num_latents=0, expansion_factor=4)
     assert load_sae(folder).num_latents == 48
@@ -89,11 +125,26 @@ def test_the_site_is_read_from_the_folder(
 
 
 @pytest.mark.parametrize(
+    ("name", "hook_name", "site", "reads"),
+    [
+        ("layers.3.mlp", None, "layers.3.mlp", "layers.3.mlp.input"),
+        ("layers.3", "blocks.3.hook_resid_post", None, "blocks.3.hook_resid_pre"),
+    ],
+)
+def test_a_transcoder_reads_what_its_module_takes_in(
+    name: str, hook_name: str | None, site: str | None, reads: str, tmp_path: Path, numbers: Any
+) -> None:
+    facts = load_sae(write(tmp_path / name, weights_of(numbers, 12, 40), transcode=True)).facts
+    assert (facts.hook_name, facts.site, facts.reads) == (hook_name, site, reads)
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"transcode": True}, "a transcoder.*supported: SAEs of one site"),
-        ({"skip_connection": True}, "skip connection"),
-        ({"activation": "groupmax"}, "'groupmax'; supported: topk"),
+        ({"transcode": True}, "the name of its folder, 'a', is no module's; expected one such as layers.3.mlp"),
+        ({"skip_connection": True}, "lacks W_skip"),
+        ({"activation": "groupmax", "k": 7}, "7, the number of groups; expected a divisor of the 40 latents"),
+        ({"activation": "relu"}, "'relu'; supported: topk, groupmax"),
         ({"signed": True}, "signed"),
         ({"k": 0}, "k in .* 0, expected a whole number from 1 to 40"),
         ({"k": 41}, "k in .* 41"),
@@ -103,7 +154,7 @@ def test_the_site_is_read_from_the_folder(
         ({"num_latents": 41}, r"encoder.weight .*\(40, 12\), expected \(41, 12\)"),
     ],
 )
-def test_a_configuration_that_is_not_an_sae_of_one_site_is_refused(
+def test_a_configuration_that_is_not_supported_is_refused(
     config: dict[str, Any], message: str, tmp_path: Path, numbers: Any
 ) -> None:
     with pytest.raises(SaeError, match=message):

@@ -1,0 +1,146 @@
+"""The sparse code of hidden states: the only bridge between SAE and kernels.
+
+Letters: N tokens, D width, C latents, Z non-zeros.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradsae_fast.errors import ScoreError
+from gradsae_fast.sae.canonical import (
+    GroupMax,
+    InputNorm,
+    InputStats,
+    Sae,
+    Threshold,
+    TopK,
+    normalise_input,
+    scale_gradient,
+    undo_norm,
+)
+from gradsae_kernels import (
+    BackendUnavailable,
+    ContractError,
+    SparseRows,
+    decode,
+    encode_groupmax,
+    encode_threshold,
+    encode_topk,
+    kernel_configuration,
+    project,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Code:
+    """Sparse latents of some tokens, and what the decoder needs beside them."""
+
+    rows: SparseRows
+    stats: InputStats
+    skip_ND: Tensor | None = None  # a skip transcoder's linear path
+
+
+def kernels_for(sae: Sae, device: torch.device, hidden_dtype: torch.dtype) -> str:
+    """What the operators run for this SAE on a device; it decides over last bits. ScoreError where they cannot run."""
+    x_dtype = hidden_dtype if sae.input_norm is InputNorm.NONE else torch.float32
+    k = sae.rule.k if isinstance(sae.rule, TopK) else None
+    prefix = "groupmax tiled torch; " if isinstance(sae.rule, GroupMax) else ""
+    try:
+        return prefix + kernel_configuration(device, x_dtype, sae.w_enc_CD.dtype, sae.d_in, sae.num_latents, k=k)
+    except BackendUnavailable as error:
+        raise ScoreError(f"the sparse operators do not run on device {device}: {error}. Use --device cpu.") from error
+
+
+def encode(sae: Sae, hidden_ND: Tensor) -> Code:
+    """Active latents of hidden states, which must be finite. ScoreError where the SAE's product overflows."""
+    x_ND, stats = normalise_input(sae, hidden_ND)
+    with _refusals(sae, "encode these hidden states"):
+        match sae.rule:
+            case Threshold() as rule:
+                rows = encode_threshold(
+                    x_ND,
+                    sae.w_enc_CD,
+                    sae.bias_C,
+                    rule.threshold_C,
+                    negative_threshold_C=rule.negative_threshold_C,
+                    scale_C=rule.scale_C,
+                    offset_C=rule.offset_C,
+                )
+            case TopK() as rule:
+                rows = encode_topk(x_ND, sae.w_enc_CD, sae.bias_C, rule.k, signed=rule.signed)
+            case GroupMax() as rule:
+                rows = encode_groupmax(x_ND, sae.w_enc_CD, sae.bias_C, rule.groups)
+    return Code(rows=rows, stats=stats, skip_ND=None if sae.w_skip_DD is None else x_ND.float() @ sae.w_skip_DD)
+
+
+def reconstruct(sae: Sae, code: Code) -> Tensor:
+    """What the SAE puts in place of the written site, given the code of what it read, float32 [N, D]."""
+    with _refusals(sae, "decode its latents"):
+        decoded_ND = decode(code.rows, sae.w_dec_CD, sae.b_dec_D)
+    return undo_norm(sae, decoded_ND if code.skip_ND is None else decoded_ND + code.skip_ND, code.stats)
+
+
+def of_latents(sae: Sae, code: Code) -> Tensor:
+    """The part of the reconstruction that its active latents make, without bias and skip, float32 [N, D]."""
+    with _refusals(sae, "decode its latents"):
+        return scale_gradient(sae, decode(code.rows, sae.w_dec_CD, torch.zeros_like(sae.b_dec_D)), code.stats)
+
+
+def project_gradient(sae: Sae, code: Code, grad_ND: Tensor) -> Tensor:
+    """⟨G, effective decoder row⟩ of every active latent, float32, in the order of the code's values."""
+    with _refusals(sae, "meet the gradient"):
+        return project(code.rows, scale_gradient(sae, grad_ND, code.stats), sae.w_dec_CD)
+
+
+def difference(sae: Sae, code: Code, other: Code) -> Code:
+    """How much more active each latent is than in `other`, another code of as many tokens; exact zeros are left out."""
+    num_tokens = len(code.rows.indptr) - 1
+    keys, values = (torch.cat(parts) for parts in zip(_entries(sae, code), _entries(sae, other), strict=True))
+    values[len(code.rows.values) :] *= -1
+    union_U, group_Z = torch.unique(keys, return_inverse=True)
+    change_U = torch.zeros(len(union_U), device=values.device).index_add_(0, group_Z, values)
+    union_U, change_U = union_U[change_U != 0], change_U[change_U != 0]
+    indptr = torch.zeros_like(code.rows.indptr)
+    indptr[1:] = torch.bincount(union_U // sae.num_latents, minlength=num_tokens).cumsum(0)
+    indices = (union_U % sae.num_latents).to(code.rows.indices.dtype)
+    return Code(rows=SparseRows(indptr=indptr, indices=indices, values=change_U), stats=code.stats)
+
+
+def _entries(sae: Sae, code: Code) -> tuple[Tensor, Tensor]:
+    """(token * C + latent, value) of every non-zero, int64 and float32 [Z]."""
+    rows = code.rows
+    token_Z = torch.arange(len(rows.indptr) - 1, device=rows.indptr.device).repeat_interleave(rows.indptr.diff())
+    return token_Z * sae.num_latents + rows.indices, rows.values.float()
+
+
+def drop_rows(code: Code, keep_R: Tensor) -> Code:
+    """Empty the rows that are not kept; the number of rows stays, so that gradients still line up."""
+    counts_R = code.rows.indptr.diff()
+    keep_R = keep_R.to(counts_R.device)
+    kept_Z = keep_R.repeat_interleave(counts_R)
+    indptr = torch.zeros_like(code.rows.indptr)
+    indptr[1:] = torch.where(keep_R, counts_R, 0).cumsum(0)
+    rows = SparseRows(indptr=indptr, indices=code.rows.indices[kept_Z], values=code.rows.values[kept_Z])
+    return Code(rows=rows, stats=code.stats)
+
+
+def kept_row_pointers(indptr: Tensor, scored_R: Tensor) -> Tensor:
+    """Row pointers of the scored rows, given that all other rows are empty."""
+    counts_N = indptr.diff()[scored_R]
+    return torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)])
+
+
+@contextmanager
+def _refusals(sae: Sae, what: str) -> Iterator[None]:
+    """Turn an operator's refusal into a ScoreError that names the SAE."""
+    try:
+        yield
+    except ContractError as error:
+        raise ScoreError(
+            f"the SAE {sae.facts.source!r} cannot {what}: {error}. Expected an SAE that was trained on this model and "
+            "site: check --model, --sae and --site."
+        ) from error
