@@ -23,6 +23,13 @@ MaskedOption = Annotated[
     bool | None,
     typer.Option("--include-special/--exclude-special", help="Count masked tokens; unset: as the store's sums do."),
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact-dense", help="Exact effects for latents that fire nearly everywhere, if the store has them."),
+]
+PolarityOption = Annotated[
+    str | None, typer.Option("--polarity", help="Of signed SAEs: positive or negative activations only.")
+]
 
 
 @rank.command("latents")
@@ -36,6 +43,8 @@ def rank_latents(
     objective: ObjectiveOption = None,
     smallest: SmallestOption = False,
     include_special: MaskedOption = None,
+    polarity: PolarityOption = None,
+    exact_dense: ExactOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -53,6 +62,8 @@ def rank_latents(
         objective=objective,
         smallest=smallest,
         include_special=include_special,
+        polarity=polarity,
+        exact_dense=exact_dense,
     )
     render.show_table(table, format, output)
 
@@ -69,6 +80,8 @@ def rank_documents(
     objective: ObjectiveOption = None,
     smallest: SmallestOption = False,
     include_special: MaskedOption = None,
+    polarity: PolarityOption = None,
+    exact_dense: ExactOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -87,6 +100,8 @@ def rank_documents(
         objective=objective,
         smallest=smallest,
         include_special=include_special,
+        polarity=polarity,
+        exact_dense=exact_dense,
     )
     render.show_table(table, format, output)
 
@@ -104,6 +119,7 @@ def rank_tokens(
     objective: ObjectiveOption = None,
     smallest: SmallestOption = False,
     include_special: MaskedOption = None,
+    polarity: PolarityOption = None,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -123,5 +139,6 @@ def rank_tokens(
         objective=objective,
         smallest=smallest,
         include_special=include_special,
+        polarity=polarity,
     )
     render.show_table(table, format, output)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradsae_fast.ablate import check_ablatable
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.exact import exact_dense
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.probe import check_run, measure_medians
+from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch
-from gradsae_fast.score import Tally
 from gradsae_fast.store import ScoreWriter
 from gradsae_fast.store.dictionary import dictionary_record
 from gradsae_fast.store.facts import read_facts
@@ -71,12 +73,17 @@ def extract(
     """
     tell = on_message or (lambda _: None)
     prepared = prepare(config, objectives, documents)
+    if config.run.exact_dense is not None:
+        check_ablatable(prepared.sited, prepared.method)
     _tell_decisions(prepared, tell)
     passed = read_facts(Path(config.store.path), "gate") or _pass_gate(prepared, tell)
     with _open_writer(prepared) as writer:
         _write_once(prepared, writer, passed, tell)
         prepared = with_sink_limits(prepared, passed["median_norms"])
-        return _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
+        report = _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
+    if config.run.exact_dense is not None:
+        exact_dense(prepared, share=config.run.exact_dense, tell=tell)
+    return report
 
 
 class _Run:

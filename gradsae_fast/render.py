@@ -124,6 +124,11 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
         print(
             f"gate       {'passed' if check['passed'] else 'FAILED'}  {check['name']} {check['site']}: {check['found']}"
         )
+    exact = store.exact_dense()
+    if exact is not None:
+        dense = ", ".join(f"{len(latents)} at {site}" for site, latents in exact.latents.items())
+        missing = f"; {len(exact.missing)} segments still to measure" if exact.missing else ""
+        print(f"exact      latents on more than {exact.share:.3g} of the tokens: {dense}; rank --exact-dense{missing}")
     show_certificate(store)
 
 
@@ -256,3 +261,10 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def quiet_transformers() -> None:
+    """One progress bar is enough: ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -19,11 +19,12 @@ from gradsae_fast import open_scores, rank_latents, render
 from gradsae_fast.certify import Sampling, certify
 from gradsae_fast.certify.agreement import average_ranks, pearson, sign_agreement, slope, slope_interval, spearman
 from gradsae_fast.certify.reopen import reopen
-from gradsae_fast.certify.sample import dense_latents, draw_documents, draw_samples
+from gradsae_fast.certify.sample import draw_documents, draw_samples
 from gradsae_fast.cli_certify import certify as certify_verb
 from gradsae_fast.config import ExtractConfig, config_from_tables
 from gradsae_fast.corpus.segments import read_segments
 from gradsae_fast.errors import ConfigError, IdentityError, ScoreError, StoreError
+from gradsae_fast.exact import dense_latents
 from gradsae_fast.extract import extract
 from gradsae_fast.model.patching import output_hook
 from gradsae_fast.prepare import Prepared
@@ -31,7 +32,8 @@ from gradsae_fast.records import Batch, Window
 from gradsae_fast.reference import objective_value
 from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks, reconstruct
+from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.store.certificate import Certificate, read_certificate, write_certificate
 from gradsae_fast.store.facts import facts_path
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gradsae_fast import open_scores, rank_latents, repair, verify
+from gradsae_fast.certify import certify
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.errors import ConfigError, GateError, IdentityError
 from gradsae_fast.estimate import peak_memory
@@ -125,6 +126,22 @@ def test_a_repaired_dictionary_is_written_again(configure: Configure) -> None:
     extract(config)
     assert verify(store) == []
     assert open_scores(store).token_strings() is not None
+
+
+def test_a_corpus_with_patch_texts_is_scored_against_them(configure: Configure, tmp_path: Path) -> None:
+    corpus = tmp_path / "pairs.jsonl"
+    split = [text.split(" ") for text in SENTENCES]
+    rows = [{"text": " ".join(words), "other": " ".join([words[0], *words[:0:-1]])} for words in split]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = configure(score={"preset": "attribution-patching"}, corpus={"path": str(corpus), "patch_column": "other"})
+    extract(config)
+    store = open_scores(config.store.path)
+    assert store.identity["method"]["patch"] is True
+    scores = next(iter(store.segments)).site(store.sites[0]).by_token()
+    assert (scores.activation < 0).any()
+    assert (scores.activation > 0).any()
+    with pytest.raises(ConfigError, match="against a patch text are not removals"):
+        certify(config.store.path)
 
 
 def test_sums_of_the_paper_preset_count_every_token(configure: Configure, tmp_path: Path) -> None:

@@ -1,35 +1,29 @@
 """The straight line of a certificate: reopen, draw, ablate, compare, keep.
 
-What is ablated is what the stored score speaks about. A token is scored in one window, so its latent is removed in
-that window; where later windows see the token again as context, it stays. A latent of a whole document is removed at
-all its tokens that count, in each window at those that the window scores, and the effects of the windows are added.
+A latent of a whole document is removed at all its tokens that count, one of a pair at its token; `exact.effects` says
+in which windows.
 """
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from gradsae_fast.ablate import Removal, ScoredWindow, ablate, scored_windows
 from gradsae_fast.certify.agreement import pearson, sign_agreement, slope, slope_interval, spearman
 from gradsae_fast.certify.reopen import reopen
-from gradsae_fast.certify.sample import DrawnDocument, Sample, Sampling, draw_documents, draw_samples, stored_value
+from gradsae_fast.certify.sample import DrawnDocument, Sample, Sampling, draw_documents, draw_samples
 from gradsae_fast.corpus.segments import read_segments
-from gradsae_fast.errors import ConfigError, ScoreError
+from gradsae_fast.errors import ConfigError
+from gradsae_fast.exact.effects import DocumentRemoval, Place, check_values, document_effects
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared
-from gradsae_fast.records import Array, TokenDocument, Window
+from gradsae_fast.ranking.units import effect_in_unit
+from gradsae_fast.records import Array
 from gradsae_fast.store import open_scores
-from gradsae_fast.store.certificate import Agreement, Certificate, locked, write_certificate
-
-# By how much an objective's value may differ from the stored one, relative to it (or to 1): what rounding may cause.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-
-_Place = tuple[int, int, str, str]  # segment, slot, site, objective
+from gradsae_fast.store.certificate import Agreement, Certificate, write_certificate
+from gradsae_fast.store.lock import locked
 
 
 def certify(
@@ -66,7 +60,7 @@ def certify(
             tell(f"{field} was {was} when the store was made and is {now} now; last bits may differ")
         samples = list(draw_samples(store, drawn, sampling))
         tell(f"ablating {len(samples)} samples of {len(drawn)} documents")
-        exact_N, deviation = _Measurement(prepared, drawn, samples, tokens_per_batch, tell).carry_out()
+        exact_N, deviation = _measure(prepared, drawn, samples, tokens_per_batch, tell)
         certificate = Certificate(
             agreements=tuple(_agreements(samples, exact_N, sampling.seed)),
             sampling=dataclasses.asdict(sampling),
@@ -80,103 +74,50 @@ def certify(
     return certificate
 
 
-class _Measurement:
-    """The loop over the drawn documents' windows; drops and values of a document add up over its windows."""
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        drawn: Sequence[DrawnDocument],
-        samples: Sequence[Sample],
-        tokens_per_pass: int,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.prepared = prepared
-        self.drawn = {(document.segment.index, document.slot): document for document in drawn}
-        self.samples = samples
-        self.tokens_per_pass = tokens_per_pass
-        self.tell = tell
-        self.drop_N = np.zeros(len(samples))
-        self.values: dict[_Place, float] = defaultdict(float)
-        self.samples_at: dict[_Place, list[int]] = defaultdict(list)
-        for index, sample in enumerate(samples):
-            document = sample.document
-            self.samples_at[document.segment.index, document.slot, sample.site, sample.objective].append(index)
-
-    def carry_out(self) -> tuple[Array, float]:
-        """The exact effect of every sample, in its objective's unit, and the largest deviation of an objective."""
-        prepared = self.prepared
-        wanted = {segment for segment, _ in self.drawn}
-        skip = frozenset(segment.index for segment in prepared.plan.segments) - wanted
-        for segment, documents in read_segments(
-            prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, skip
-        ):
-            self._measure_segment(segment.index, documents)
-        deviation = max(self._deviation(place) for place in self.values)
-        effects = [self._in_unit(sample, drop) for sample, drop in zip(self.samples, self.drop_N.tolist(), strict=True)]
-        return np.array(effects), deviation
-
-    def _measure_segment(self, segment: int, documents: Sequence[TokenDocument]) -> None:
-        """Cut the windows and fill the batches as they were scored, so that the same bits come out."""
-        prepared = self.prepared
-        windows = [window for slot, document in enumerate(documents) for window in prepared.cut(document, slot)]
-        for batch in prepared.batches(windows):
-            rows = [row for row, window in enumerate(batch.windows) if (segment, window.slot) in self.drawn]
-            if not rows:
-                continue
-            for scored in scored_windows(prepared.lm, prepared.sited, prepared.method, batch):
-                for row in rows:
-                    self._measure_window(segment, scored[row])
-        for (where, slot), document in self.drawn.items():
-            if where == segment:
-                self._check_values(document)
-                self.tell(f"document {document.key!r} (segment {segment}, number {slot}) is done")
-
-    def _measure_window(self, segment: int, scored: ScoredWindow) -> None:
-        prepared, window = self.prepared, scored.window
-        for objective in prepared.objectives:
-            place = (segment, window.slot, scored.sited.site.path, objective.name)
-            inside = {index: _inside(self.samples[index].position_P, window) for index in self.samples_at[place]}
-            touched = [index for index, position_P in inside.items() if len(position_P)]
-            effects = ablate(
-                prepared.lm,
-                scored,
-                [Removal(latent=self.samples[index].latent, position_P=inside[index]) for index in touched],
-                objective,
-                tokens_per_pass=self.tokens_per_pass,
-                chunk=prepared.config.run.head_chunk_tokens,
-            )
-            self.values[place] += effects.value
-            self.drop_N[touched] += effects.drop_K
-
-    def _check_values(self, document: DrawnDocument) -> None:
-        """Refuse to certify other scores than the stored ones."""
-        limit = _TOLERANCE[self.prepared.lm.dtype]
-        for place in self.values:
-            segment, slot, site, objective = place
-            if (segment, slot) == (document.segment.index, document.slot) and not self._deviation(place) <= limit:
-                raise ScoreError(
-                    f"{objective} of document {document.key!r} at {site} is {self.values[place]:.6g} in this run, but "
-                    f"{stored_value(document, site, objective):.6g} in the store; expected a relative difference of at "
-                    f"most {limit:g}. Certify on the device and with the library versions that made the store."
-                )
-
-    def _deviation(self, place: _Place) -> float:
-        segment, slot, site, objective = place
-        stored = stored_value(self.drawn[segment, slot], site, objective)
-        return abs(self.values[place] - stored) / max(1.0, abs(stored))
-
-    def _in_unit(self, sample: Sample, drop: float) -> float:
-        """The effect in the objective's unit: `continuation-prob` is run as log p, and p - p·exp(-drop) is meant."""
-        if sample.objective != "continuation-prob":
-            return drop
-        return float(-np.exp(stored_value(sample.document, sample.site, sample.objective)) * np.expm1(-drop))
+def _measure(
+    prepared: Prepared,
+    drawn: Sequence[DrawnDocument],
+    samples: Sequence[Sample],
+    tokens_per_pass: int,
+    tell: Callable[[str], None],
+) -> tuple[Array, float]:
+    """The exact effect of every sample, in its objective's unit, and the largest deviation of an objective."""
+    exact_N, deviation = np.zeros(len(samples)), 0.0
+    stored = {document.segment.index: document.segment for document in drawn}
+    skip = frozenset(segment.index for segment in prepared.plan.segments) - stored.keys()
+    for segment, documents in read_segments(
+        prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, skip
+    ):
+        here = [document for document in drawn if document.segment.index == segment.index]
+        at_place = _samples_at(prepared, here, samples)
+        removals = {place: [_removal(samples[index]) for index in at] for place, at in at_place.items()}
+        effects = document_effects(prepared, documents, removals, tokens_per_pass=tokens_per_pass)
+        deviation = max(deviation, check_values(prepared, stored[segment.index], effects))
+        for place, at in at_place.items():
+            value = stored[segment.index].values_of(place.objective, place.site)[place.slot]
+            exact_N[at] = effect_in_unit(place.objective, value, effects[place].drop_K)
+        for document in here:
+            tell(f"document {document.key!r} (segment {segment.index}, number {document.slot}) is done")
+    return exact_N, deviation
 
 
-def _inside(position_P: Array, window: Window) -> Array:
-    """Positions in the window of those positions in its document that the window scores."""
-    shifted_P = position_P - window.first_position
-    return shifted_P[(shifted_P >= 0) & (shifted_P < window.num_scored)] + window.num_context
+def _samples_at(
+    prepared: Prepared, drawn: Sequence[DrawnDocument], samples: Sequence[Sample]
+) -> dict[Place, list[int]]:
+    """The samples of each drawn document, site and objective; a place without any is there too: its value counts."""
+    sites = [one.site.path for one in prepared.sited]
+    names = [objective.name for objective in prepared.objectives]
+    at_place: dict[Place, list[int]] = {
+        Place(document.slot, site, name): [] for document in drawn for site in sites for name in names
+    }
+    for index, sample in enumerate(samples):
+        if sample.document in drawn:
+            at_place[Place(sample.document.slot, sample.site, sample.objective)].append(index)
+    return at_place
+
+
+def _removal(sample: Sample) -> DocumentRemoval:
+    return DocumentRemoval(latent=sample.latent, position_P=sample.position_P)
 
 
 def _agreements(samples: Sequence[Sample], exact_N: Array, seed: int) -> list[Agreement]:

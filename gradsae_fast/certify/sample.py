@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradsae_fast.errors import ConfigError, StoreError
+from gradsae_fast.exact.dense import dense_latents
 from gradsae_fast.method import score_scale
 from gradsae_fast.records import Array, counted_tokens
 from gradsae_fast.store import ScoreStore, StoredSegment
@@ -103,21 +104,6 @@ def draw_samples(store: ScoreStore, documents: Sequence[DrawnDocument], sampling
                 yield from _draw(often, sampling.latents_per_document, generator)
 
 
-def dense_latents(store: ScoreStore, site: str, share: float) -> Array:
-    """Which latents fire on more than a share of the committed tokens that count, bool [C]."""
-    counted = sum(int(segment.counted_tokens().sum()) for segment in store.segments)
-    counts = [segment.site(site).latent_stats(["count"]).columns["count"] for segment in store.segments]
-    dense_C: Array = np.sum(counts, axis=0) > share * counted
-    return dense_C
-
-
-def stored_value(document: DrawnDocument, site: str, objective: str) -> float:
-    """The objective of a document as it was stored: of the site's own run where sites were spliced one by one."""
-    values = document.segment.objective_values()
-    of_site = f"{objective}@{site}"
-    return float(values[of_site if of_site in values else objective][document.slot])
-
-
 def _can_be_certified(segment: StoredSegment) -> Array:
     """Documents that have a token that counts, and whose objectives are all finite, bool [M]."""
     finite_M = np.isfinite(np.stack(list(segment.objective_values().values()))).all(0)
@@ -136,7 +122,7 @@ def _candidates(
     counted_Z = np.repeat(counted_N, np.diff(scores.indptr))
     position_Z = np.repeat(segment.token_column("position")[start:stop].astype(np.int64), np.diff(scores.indptr))
     position_Z, latent_Z = position_Z[counted_Z], scores.indices[counted_Z].astype(np.int64)
-    scale = float(score_scale(objective, np.array([stored_value(document, site, objective)]))[0])
+    scale = float(score_scale(objective, np.array([segment.values_of(objective, site)[slot]]))[0])
     influence_Z = (scores.activation * scores.projections[objective])[counted_Z].astype(np.float64) * scale
 
     def sample(kind: str, latent: int, position_P: Array, predicted: float) -> Sample:

@@ -12,6 +12,8 @@ Metadata of every table (text as it is, everything else as JSON; what does not a
     num_documents       chosen documents with at least one counted token (a contrast: num_documents_a, _b, _both)
     num_tokens          their counted tokens (a contrast: num_tokens_a, _b)
     k                   rows asked for; null: all
+    polarity            positive or negative: only tokens on which the activation has that sign; absent: both
+    exact_dense         share of the tokens above which a latent has its exact effect; absent where none was asked
     run                 digest of the store's identity (configuration, model, SAE, corpus)
 
 and the question's own words: document, where, latent, order, smallest, a, b, per_token, context.
@@ -31,7 +33,21 @@ from gradsae_fast.ranking.units import score_unit
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 
-_TEXT = ("ranking", "site", "objective", "by", "unit", "influence_unit", "sign", "run", "where", "order", "a", "b")
+_TEXT = (
+    "ranking",
+    "site",
+    "objective",
+    "by",
+    "unit",
+    "influence_unit",
+    "sign",
+    "run",
+    "where",
+    "order",
+    "a",
+    "b",
+    "polarity",
+)
 
 
 def first_k(score: Array, tie: Array, k: int | None, *, smallest: bool = False) -> Array:
@@ -55,6 +71,8 @@ def build_table(
         "sign": SIGN,
         "includes_special": question.include_special,
         "k": question.k,
+        "polarity": question.polarity,
+        "exact_dense": None if question.exact is None else question.exact.store.share,
         "run": identity_digest(store),
         **facts,
     }

@@ -33,6 +33,7 @@ def contrast(
     site: str | None = None,
     objective: str | None = None,
     include_special: bool | None = None,
+    exact_dense: bool = False,
 ) -> pa.Table:
     """Compare the documents that meet condition `a` with those that meet condition `b`.
 
@@ -40,15 +41,12 @@ def contrast(
     is no test of independent samples. Documents without a counted token are in no group.
 
     Args:
-        store: an open store.
         a: a condition on document metadata, like "party=Republican".
         b: the other group's condition.
         by: the document's score: influence, positive, absolute, activation or frequency, each per counted token.
-        k: how many; None for all latents that fire in one of the groups.
+        store, k, site, objective, include_special, exact_dense: what every question has, see `question.resolve`.
         order: difference: largest |difference| first; effect_size: largest |effect size| first;
             a: what group a has more of first (difference descending); b: the reverse.
-        site, objective: needed where the store has several.
-        include_special: count masked tokens; None: as the store's own sums.
 
     Returns:
         rank, latent, difference (mean_a - mean_b), mean_a, mean_b, effect_size (Cohen's d: difference over the pooled
@@ -57,14 +55,19 @@ def contrast(
         order, not as a proof.
 
     Raises:
-        QueryError: a group is empty, a condition cannot be read, a name is unknown, or k is below 1.
-
+        QueryError: a group is empty, a condition cannot be read, a name is unknown, k is below 1, or the store has no
+            exact effects.
     """
-    question = resolve(store, by=by, k=k, site=site, objective=objective, include_special=include_special)
+    question = resolve(
+        store, by=by, k=k, site=site, objective=objective, include_special=include_special, exact_dense=exact_dense
+    )
     one_of("order", order, ORDERS)
     moments, num_both = _moments(store, {"a": a, "b": b}, question)
+    columns = _columns(moments["a"], moments["b"], order=order, k=k)
+    if question.exact is not None:
+        columns["exact"] = question.exact.is_dense(columns["latent"])
     return build_table(
-        _columns(moments["a"], moments["b"], order=order, k=k),
+        columns,
         ranking="contrast",
         store=store,
         question=question,

@@ -9,11 +9,12 @@ import pyarrow as pa
 from gradsae_fast.ranking.answer import build_table, first_k
 from gradsae_fast.ranking.columns import json_column, text_column
 from gradsae_fast.ranking.postings import Postings, read_postings
-from gradsae_fast.ranking.question import check_latent, resolve
+from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.ranking.selection import Selection, select
 from gradsae_fast.ranking.tally import document_lengths, group_maximum, scope
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.segment import StoredSegment
 
 METADATA_PREFIX = "metadata."
 
@@ -30,6 +31,8 @@ def rank_documents(
     objective: str | None = None,
     smallest: bool = False,
     include_special: bool | None = None,
+    exact_dense: bool = False,
+    polarity: str | None = None,
 ) -> pa.Table:
     """Rank the documents in which a latent fires.
 
@@ -38,35 +41,35 @@ def rank_documents(
     order.
 
     Args:
-        store: an open store.
         latent: the latent's number.
-        by: what to rank by.
-        k: how many; None for all.
+        store, by, k, site, objective, include_special, exact_dense, polarity: see `question.resolve`.
         per_token: rank by the mean over the document's counted tokens, so that long documents do not lead by length.
         where: a condition on document metadata.
-        site, objective: needed where the store has several.
         smallest: ascending order instead: by influence, the most negative first.
-        include_special: count masked tokens; None: as the store's own sums.
 
     Returns:
         rank, key, score, mean_score (per counted token; a frequency is one already), influence, positive, absolute,
-        activation, num_active (tokens), frequency, max_influence, max_activation, num_tokens (counted), then the
-        metadata columns (with "metadata." in front where a column above has the name). No rows where it never fires.
+        activation, num_active (tokens), frequency, max_influence, max_activation, num_tokens (counted), exact where it
+        was asked for, then the metadata columns (with "metadata." in front where a column above has the name). No rows
+        where it never fires.
 
-    Raises:
-        QueryError: the latent or a name is unknown, or k is below 1.
-
+    Raises QueryError where the latent or a name is unknown, k is below 1, or the store has no exact effects.
     """
-    question = resolve(store, by=by, k=k, site=site, objective=objective, include_special=include_special)
+    question = resolve(
+        store,
+        by=by,
+        k=k,
+        site=site,
+        objective=objective,
+        include_special=include_special,
+        exact_dense=exact_dense,
+        polarity=polarity,
+    )
     number = check_latent(latent, question)
     selection = select(store, where=where)
-    sums = [
-        _sum_postings(read_postings(segment, number, slots, question), document_lengths(store, segment, question))
-        for segment, slots in selection
-    ]
-    columns = _in_order(sums, by=by, k=k, per_token=per_token, smallest=smallest)
+    sums = [_document_sums(store, segment, number, slots, question) for segment, slots in selection]
     return build_table(
-        _described(selection, columns),
+        _described(selection, _in_order(sums, by=by, k=k, per_token=per_token, smallest=smallest)),
         ranking="documents",
         store=store,
         question=question,
@@ -76,6 +79,19 @@ def rank_documents(
         smallest=smallest,
         **scope(store, selection, question),
     )
+
+
+def _document_sums(
+    store: ScoreStore, segment: StoredSegment, latent: int, slots: Array, question: Question
+) -> dict[str, Array]:
+    """The sums of the documents of a segment in which the latent fires; exact where that is asked and it is dense."""
+    postings = read_postings(segment, latent, slots, question)
+    sums = _sum_postings(postings, document_lengths(store, segment, question))
+    if question.exact is None:
+        return sums
+    latent_P = np.full(len(sums["slot"]), latent)
+    influence_P = question.exact.replace(sums["influence"], latent_P, sums["slot"], segment)
+    return sums | {"influence": influence_P, "exact": question.exact.is_dense(latent_P)}
 
 
 def _sum_postings(postings: Postings, num_tokens_M: Array) -> dict[str, Array]:

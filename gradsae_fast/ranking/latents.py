@@ -9,7 +9,7 @@ import pyarrow as pa
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.answer import build_table, first_k
 from gradsae_fast.ranking.question import Question, resolve
-from gradsae_fast.ranking.selection import keys_of, select
+from gradsae_fast.ranking.selection import Selection, keys_of, select
 from gradsae_fast.ranking.tally import Tally, group_maximum, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
@@ -26,41 +26,43 @@ def rank_latents(
     objective: str | None = None,
     smallest: bool = False,
     include_special: bool | None = None,
+    exact_dense: bool = False,
+    polarity: str | None = None,
 ) -> pa.Table:
     """Rank the latents of the chosen documents (all of them, unless `document` or `where` is given).
 
     `by` decides the column `score`, a sum over the counted tokens of the chosen documents:
-    influence (sum of g), positive (of max(g, 0)), absolute (of |g|), activation (of a); or
-    frequency (active tokens / counted tokens). Latents that never fire there are not listed; ties go to the smaller
-    latent. The paper's score is `mean_score` by influence; the one of its authors' code is
-    `mean_score` by positive.
+    influence (sum of g), positive (of max(g, 0)), absolute (of |g|), activation (of a); or frequency (active tokens /
+    counted tokens). Latents that never fire there are not listed; ties go to the smaller latent. The paper's score is
+    `mean_score` by influence; the one of its authors' code is `mean_score` by positive.
 
     Args:
-        store: an open store.
         document: a document key, or several.
+        store, by, k, site, objective, include_special, exact_dense, polarity: see `question.resolve`.
         where: a condition on document metadata, like "party=Republican, year>=1950".
-        by: what to rank by.
-        k: how many; None for all.
-        site, objective: needed where the store has several.
         smallest: plain ascending order instead: by influence, the most negative first. The paper's BottomK, the
             smallest positive ones, is the tail of the default order above score 0.
-        include_special: count masked tokens (special tokens, attention sinks); None: as the store's own sums.
 
     Returns:
         rank, latent, score, mean_score (per counted token; a frequency is one already), influence, positive, absolute,
         activation, num_active (tokens), frequency, max_influence, max_activation (over tokens),
-        num_documents (in which it fires). Units and counts are in the schema metadata (see `answer`).
+        num_documents (in which it fires), and exact where it was asked for. Units and counts are in the schema
+        metadata (see `answer`).
 
     Raises:
-        QueryError: a name is unknown, k is below 1, or no chosen token is counted.
-
+        QueryError: a name is unknown, k is below 1, no chosen token is counted, or the store has no exact effects.
     """
-    question = resolve(store, by=by, k=k, site=site, objective=objective, include_special=include_special)
-    totals = LatentTotals(question.num_latents)
-    for segment, slots in select(store, document=document, where=where):
-        totals.add(tally(store, segment, slots, question))
-    if totals.num_tokens == 0:
-        raise QueryError("the chosen documents have no counted token; choose others, or pass include_special=True")
+    question = resolve(
+        store,
+        by=by,
+        k=k,
+        site=site,
+        objective=objective,
+        include_special=include_special,
+        exact_dense=exact_dense,
+        polarity=polarity,
+    )
+    totals = _add_up(store, select(store, document=document, where=where), question)
     return build_table(
         totals.columns(question, smallest=smallest),
         ranking="latents",
@@ -72,6 +74,16 @@ def rank_latents(
         where=where,
         smallest=smallest,
     )
+
+
+def _add_up(store: ScoreStore, selection: Selection, question: Question) -> "LatentTotals":
+    """The sums over the chosen documents. QueryError where they have no counted token."""
+    totals = LatentTotals(question.num_latents)
+    for segment, slots in selection:
+        totals.add(tally(store, segment, slots, question))
+    if totals.num_tokens == 0:
+        raise QueryError("the chosen documents have no counted token; choose others, or pass include_special=True")
+    return totals
 
 
 class LatentTotals:
@@ -112,4 +124,5 @@ class LatentTotals:
             **self.maxima,
             "num_documents": self.active_documents,
         }
-        return {"latent": latent} | {name: column[latent] for name, column in columns.items()}
+        exact = {} if question.exact is None else {"exact": question.exact.is_dense(latent)}
+        return {"latent": latent} | {name: column[latent] for name, column in columns.items()} | exact

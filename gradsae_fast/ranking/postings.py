@@ -41,7 +41,7 @@ def read_postings(segment: StoredSegment, latent: int, slots_S: Array, question:
     document_N, counted_N = counted_tokens(segment, question)
     chosen_M = np.zeros(segment.num_documents, bool)
     chosen_M[slots_S] = True
-    keep_P = counted_N[token_P] & chosen_M[document_N[token_P]]
+    keep_P = counted_N[token_P] & chosen_M[document_N[token_P]] & question.takes(activation_P)
     slot_P = document_N[token_P[keep_P]]
     scale_P = document_scale(segment, question)[slot_P]
     return Postings(

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import SupportsIndex
 
+import numpy as np
+
 from gradsae_fast.errors import QueryError
+from gradsae_fast.ranking.exact import ExactEffects, find_exact
+from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 
+POLARITIES = ("positive", "negative")
 SUMS = ("influence", "positive", "absolute", "activation", "frequency")
 
 
@@ -22,6 +27,14 @@ class Question:
     k: int | None  # None: all
     include_special: bool
     num_latents: int
+    exact: ExactEffects | None = None  # in place of the sums of influence, for dense latents
+    polarity: str | None = None  # only tokens on which the activation has this sign; None: both
+
+    def takes(self, activation_Z: Array) -> Array:
+        """Return which activations have the polarity that is asked for, bool [Z]."""
+        if self.polarity is None:
+            return np.ones(len(activation_Z), bool)
+        return activation_Z > 0 if self.polarity == "positive" else activation_Z < 0
 
 
 def resolve(
@@ -33,11 +46,25 @@ def resolve(
     objective: str | None,
     include_special: bool | None,
     allowed: Sequence[str] = SUMS,
+    exact_dense: bool = False,
+    polarity: str | None = None,
 ) -> Question:
     """Check the parts that every question has; a site or objective that is not given must be the store's only one.
 
+    Args:
+        store: an open store.
+        by: what to rank by, one of `allowed`.
+        k: how many rows; None for all.
+        site, objective: needed where the store has several.
+        include_special: count masked tokens (special tokens, attention sinks); None: as the store's own sums.
+        exact_dense: by influence, take the exact effect of removing the latent for latents that fire nearly everywhere
+            (the store must have been extracted with `exact_dense`), and add the column `exact`.
+        polarity: of a signed SAE, count only tokens on which the latent is "positive", or only those where it is
+            "negative" (its activation stays signed); None: both.
+
     Raises:
-        QueryError: nothing is committed, a name is unknown or ambiguous, or k is below 1.
+        QueryError: nothing is committed, a name is unknown or ambiguous, k is below 1, exact effects are asked for
+            that the store does not have, or a polarity of an SAE whose latents have only one.
 
     """
     if not store.segments:
@@ -47,14 +74,34 @@ def resolve(
     if k is not None and k < 1:
         raise QueryError(f"got k = {k}; expected 1 or more, or None for all")
     chosen_site = _only("site", site, store.sites)
+    chosen_objective = _only("objective", objective, store.objectives)
+    one_of("by", by, allowed)
+    if polarity is not None:
+        _check_polarity(store, chosen_site, polarity, exact_dense)
+    special = store.aggregates_include_special if include_special is None else include_special
     return Question(
         site=chosen_site,
-        objective=_only("objective", objective, store.objectives),
-        by=one_of("by", by, allowed),
+        objective=chosen_objective,
+        by=by,
         k=k,
-        include_special=store.aggregates_include_special if include_special is None else include_special,
+        include_special=special,
         num_latents=store.num_latents(chosen_site),
+        exact=find_exact(store, chosen_site, chosen_objective, by, special) if exact_dense else None,
+        polarity=polarity,
     )
+
+
+def _check_polarity(store: ScoreStore, site: str, polarity: str, exact_dense: bool) -> None:
+    one_of("polarity", polarity, POLARITIES)
+    if exact_dense:
+        raise QueryError(
+            "exact effects are of a latent as a whole, not of one polarity; ask for one of the two, exact or polarity"
+        )
+    stats = (segment.site(site).latent_stats(["count_negative"]) for segment in store.segments)
+    if not any(part.columns["count_negative"].any() for part in stats):
+        raise QueryError(
+            f"got polarity = {polarity!r}, but no activation at {site!r} is negative, so it has no effect; leave it out"
+        )
 
 
 def check_latent(latent: SupportsIndex, question: Question) -> int:

@@ -4,14 +4,15 @@ Letters: N tokens and M documents of a segment, S chosen documents, P pairs of a
 active on at least one of its counted tokens, C latents, Z non-zeros of a run of tokens.
 
 The store keeps these sums (as float32), with or without masked tokens. They are summed again from the tokens' scores
-where the question wants the other choice, and where it is about so few of a segment's tokens that reading those is
-less work than reading the sums of all documents.
+where the question wants the other choice or one polarity of a signed SAE's latents, and where it is about so few of a
+segment's tokens that reading those is less work than reading the sums of all documents.
 
 The objective `continuation-prob` is kept as the log-gradient and log p, so that long answers do not underflow while
 they are computed; its influence is p times the log-gradient's, and that factor is applied here, in float64, once for
 each document. Below log p = -745 the factor, and with it the influence, is exactly 0.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -58,13 +59,17 @@ class Tally:
 
 
 def tally(store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Question) -> Tally:
-    """Sum the scores of the chosen documents of a segment."""
+    """Sum the scores of the chosen documents of a segment; exact effects take the place of sums where asked for."""
     num_tokens_S = document_lengths(store, segment, question)[slots_S]
     scale_S = document_scale(segment, question)[slots_S]
     few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
-    if few or question.include_special != store.aggregates_include_special:
-        return _summed(segment, slots_S, question, num_tokens_S, scale_S)
-    return _stored(segment, slots_S, question, num_tokens_S, scale_S)
+    special = question.include_special != store.aggregates_include_special
+    from_tokens = few or special or question.polarity is not None
+    part = (_summed if from_tokens else _stored)(segment, slots_S, question, num_tokens_S, scale_S)
+    if question.exact is None:
+        return part
+    influence_P = question.exact.replace(part.influence_P, part.latent_P, slots_S[part.row_P], segment)
+    return dataclasses.replace(part, influence_P=influence_P)
 
 
 def document_lengths(store: ScoreStore, segment: StoredSegment, question: Question) -> Array:
@@ -95,9 +100,7 @@ def document_scale(segment: StoredSegment, question: Question) -> Array:
 
     p is that of the run in which the gradient was taken: of the site's own where sites were spliced one by one.
     """
-    values = segment.objective_values()
-    of_site = f"{question.objective}@{question.site}"
-    return score_scale(question.objective, values[of_site] if of_site in values else values[question.objective])
+    return score_scale(question.objective, segment.values_of(question.objective, question.site))
 
 
 def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
@@ -150,7 +153,7 @@ def _sum_run(
     scores: SparseScores, row_N: Array, counted_N: Array, scale_S: Array, question: Question
 ) -> dict[str, Array]:
     token_Z = np.repeat(np.arange(len(row_N)), np.diff(scores.indptr))
-    keep_Z = counted_N[token_Z]
+    keep_Z = counted_N[token_Z] & question.takes(scores.activation)
     row_Z = row_N[token_Z[keep_Z]]
     activation_Z = scores.activation[keep_Z].astype(np.float64)
     influence_Z = influence(scores.activation, scores.projections[question.objective])[keep_Z] * scale_S[row_Z]

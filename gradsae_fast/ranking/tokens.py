@@ -44,34 +44,35 @@ def rank_tokens(
     objective: str | None = None,
     smallest: bool = False,
     include_special: bool | None = None,
+    polarity: str | None = None,
 ) -> pa.Table:
     """Rank the tokens on which a latent is active, in the chosen documents.
 
     `by`: influence (g), positive (max(g, 0)), absolute (|g|) or activation (a). Ties keep corpus order.
 
     Args:
-        store: an open store.
         latent: the latent's number.
-        by: what to rank by.
-        k: how many; None for all.
+        store, by, k, site, objective, include_special, polarity: what every question has, see `question.resolve`.
         context: tokens of text on each side.
-        document: a document key, or several.
-        where: a condition on document metadata.
-        site, objective: needed where the store has several.
+        document, where: a document key or several, and a condition on document metadata.
         smallest: ascending order instead: by influence, the most negative first.
-        include_special: list masked tokens (special tokens, attention sinks) too; None: as the store's own sums.
 
     Returns:
         rank, document (key), position, token (its text; an added token's name), influence, activation, projection
         (influence / activation, but for rounding to float32), before, after (text), num_context (tokens of left
         context that the model saw), mask (TokenMask bits; 0 counts). No rows where the latent is never active.
 
-    Raises:
-        QueryError: the latent or a name is unknown, or k is below 1.
-
+    Raises QueryError where the latent or a name is unknown, or k is below 1.
     """
     question = resolve(
-        store, by=by, k=k, site=site, objective=objective, include_special=include_special, allowed=TOKEN_VALUES
+        store,
+        by=by,
+        k=k,
+        site=site,
+        objective=objective,
+        include_special=include_special,
+        allowed=TOKEN_VALUES,
+        polarity=polarity,
     )
     if context < 0:
         raise QueryError(f"got context = {context}; expected 0 or more tokens")

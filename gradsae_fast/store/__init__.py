@@ -3,6 +3,7 @@
 `FORMAT.md` beside this file is the on-disk format.
 """
 
+from gradsae_fast.store.exact import ExactDense
 from gradsae_fast.store.layout import FORMAT_VERSION
 from gradsae_fast.store.reader import ScoreStore, open_scores
 from gradsae_fast.store.segment import StoredSegment
@@ -13,6 +14,7 @@ from gradsae_fast.store.writer import ScoreWriter
 __all__ = [
     "FORMAT_VERSION",
     "DocumentSums",
+    "ExactDense",
     "Fault",
     "LatentStats",
     "ScoreStore",

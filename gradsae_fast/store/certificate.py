@@ -5,8 +5,7 @@ names the segments that it was measured on by their digests, so that a reader se
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 from gradsae_fast.errors import FormatError
 from gradsae_fast.store.durable import storage_errors
 from gradsae_fast.store.facts import read_facts, write_facts
-from gradsae_fast.store.lock import WriterLock
 from gradsae_fast.store.reader import ScoreStore
 
 CERTIFICATE = "certificate"
@@ -56,7 +54,7 @@ class Certificate:
 
 
 def write_certificate(store: Path, certificate: Certificate) -> None:
-    """Write or replace the certificate; for the holder of the writer's lock (`locked`).
+    """Write or replace the certificate; for the holder of the writer's lock (`lock.locked`).
 
     Raises:
         StoreError: the disk is full or read-only.
@@ -90,19 +88,3 @@ def read_certificate(store: ScoreStore) -> Certificate | None:
             f"the certificate of {store.path} has other fields than this release knows ({error}): "
             "run `gradsae certify` again"
         ) from error
-
-
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the writer's lock, so that nothing is committed, dropped or repaired meanwhile.
-
-    Raises:
-        BusyError: another process writes to the store.
-        StoreError: the store is read-only.
-    """
-    with storage_errors(store):
-        lock = WriterLock(store)
-    try:
-        yield
-    finally:
-        lock.release()

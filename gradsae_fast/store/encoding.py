@@ -19,6 +19,8 @@ from gradsae_fast.store.layout import (
     BY_TOKEN,
     DOCUMENT_SUMS,
     DOCUMENTS,
+    EXACT,
+    EXACT_FORMAT,
     FORMAT_VERSION,
     LATENT,
     LATENT_STATS,
@@ -52,13 +54,36 @@ def segment_objects(segment: SegmentScores, encoding: Encoding) -> Iterator[tupl
     attributes: dict[str, dict[str, Any]] = {"": root}
     for site, scores in segment.sites.items():
         attributes[f"sites/{component(site)}"] = {"site": site, "num_latents": scores.num_latents}
+    yield from group_objects(_segment_arrays(segment, encoding), attributes, encoding.profile)
+
+
+def exact_objects(
+    num_latents: Mapping[str, int], dense: Mapping[str, Array], drops: Mapping[tuple[str, str], Array], profile: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the objects of a segment's sidecar of exact effects.
+
+    Args:
+        num_latents: C of each site.
+        dense: ids [K] of each site's dense latents, ascending.
+        drops: effects [M, K] by site and objective.
+        profile: codec profile.
+    """
+    attributes: dict[str, dict[str, Any]] = {"": {"format": EXACT_FORMAT, "format_version": FORMAT_VERSION}}
+    attributes |= {f"sites/{component(site)}": {"site": site, "num_latents": c} for site, c in num_latents.items()}
+    yield from group_objects(_exact_arrays(num_latents, dense, drops), attributes, profile)
+
+
+def group_objects(
+    arrays: Placed, attributes: Mapping[str, dict[str, Any]], profile: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the objects of placed arrays, and of each group above them where its first array comes."""
     groups: set[str] = set()
-    for path, spec, values in _segment_arrays(segment, encoding):
+    for path, spec, values in arrays:
         for group in _parents(path):
             if group not in groups:
                 groups.add(group)
                 yield f"{group}/zarr.json".lstrip("/"), encode_group(attributes.get(group, {}))
-        for key, data in encode_array(values, spec, encoding.profile).items():
+        for key, data in encode_array(values, spec, profile).items():
             yield f"{path}/{key}", data
 
 
@@ -93,6 +118,15 @@ def _segment_arrays(segment: SegmentScores, encoding: Encoding) -> Placed:
     yield from _typed("documents", DOCUMENTS, _document_values(segment.documents, tokens))
     for site, scores in segment.sites.items():
         yield from _site_arrays(f"sites/{component(site)}", _rounded(scores, encoding.precision_bits), tokens)
+
+
+def _exact_arrays(
+    num_latents: Mapping[str, int], dense: Mapping[str, Array], drops: Mapping[tuple[str, str], Array]
+) -> Placed:
+    for site, latents_K in dense.items():
+        of_site = {objective: drop_MK.ravel() for (name, objective), drop_MK in drops.items() if name == site}
+        values: Values = {"latents": latents_K, "drop/{objective}": of_site}
+        yield from _typed(f"sites/{component(site)}", EXACT, values, num_latents[site])
 
 
 def _typed(group: str, specs: tuple[ArraySpec, ...], values: Values, num_latents: int = 0) -> Placed:

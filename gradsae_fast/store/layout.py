@@ -1,8 +1,8 @@
 """Every array that a store holds, declared once, and how names become path components.
 
-Dimensions: token N, document M, latent C, nonzero Z (active latents over the tokens of a segment), pair R (a document
-and a latent that is active in it), byte and string of a text column. An `_edge` dimension has one entry more: it holds
-the borders of rows. `FORMAT.md` says the same in prose.
+Dimensions: token N, document M, latent C, dense K (latents that fire nearly everywhere), document_dense M·K, nonzero Z
+(active latents over the tokens of a segment), pair R (a document and a latent that is active in it), byte and string of
+a text column. An `_edge` dimension has one entry more: it holds the borders of rows. `FORMAT.md` says it in prose.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
 SEGMENT_FORMAT = "gradsae.segment"
 STORE_FORMAT = "gradsae.scores"
+EXACT_FORMAT = "gradsae.exact"
 
 LATENT = "latent id"  # dtype of latent ids: uint16 where C ≤ 65,536, else uint32
 
@@ -102,6 +103,16 @@ LATENT_STATS = (
     _array("sum_influence/{objective}", "float64", "latent", "Σ g, g = activation · projection"),
     _array("sum_absolute/{objective}", "float64", "latent", "Σ |g|"),
     _array("max_absolute/{objective}", "float32", "latent", "max |g|; 0 where count is 0"),
+)
+
+EXACT = (
+    _array("latents", LATENT, "dense", "id of a dense latent, ascending"),
+    _array(
+        "drop/{objective}",
+        "float32",
+        "document_dense",
+        "exact m - m(without the latent) of each document and dense latent, documents one after the other",
+    ),
 )
 
 DICTIONARY_TOKENS = _strings("tokens", "token_id", "string of each vocabulary id")

@@ -3,9 +3,12 @@
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gradsae_fast.errors import BusyError, StoreError
+from gradsae_fast.store.durable import storage_errors
 
 LOCK_FILE = "writer.lock"
 
@@ -39,3 +42,19 @@ class WriterLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the writer's lock, so that nothing is committed, dropped or repaired meanwhile.
+
+    Raises:
+        BusyError: another process writes to the store.
+        StoreError: the store is read-only.
+    """
+    with storage_errors(store):
+        lock = WriterLock(store)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -87,6 +87,12 @@ class StoredSegment:
         template = "documents/objectives/{column}"
         return {name: self._read(path_of(template, name)) for name in self._record.facts["values"]}
 
+    def values_of(self, objective: str, site: str) -> Array:
+        """Return the value of an objective for each document, float64 [M]: of the site's own run where it had one."""
+        of_site = f"{objective}@{site}"
+        column = of_site if of_site in self._record.facts["values"] else objective
+        return self._read(path_of("documents/objectives/{column}", column))
+
     def metadata(self) -> dict[str, list[Any]]:
         """Return the metadata columns, one JSON value per document."""
         return {name: self._read_json(name) for name in self._record.facts["columns"]}

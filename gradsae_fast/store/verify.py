@@ -1,5 +1,6 @@
 """Is every byte of a store still what was committed, and what to recompute where it is not."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from gradsae_fast.store.commits import (
 )
 from gradsae_fast.store.dictionary import DICTIONARY, dictionary_record
 from gradsae_fast.store.durable import TEMPORARY, make_folder, read_document, storage_errors, sync
+from gradsae_fast.store.exact import FOLDER as EXACT_FOLDER
 from gradsae_fast.store.facts import FACTS
 from gradsae_fast.store.identity import RUN_FILE, read_run
 from gradsae_fast.store.lock import WriterLock
@@ -55,14 +57,20 @@ def verify(path: str | Path, quick: bool = False) -> list[Fault]:
     store = Path(path)
     if not (store / RUN_FILE).exists():
         read_run(store)
-    return [*_run_faults(store), *_dictionary_faults(store, quick), *_segment_faults(store, quick)]
+    return [
+        *_run_faults(store),
+        *_dictionary_faults(store, quick),
+        *_segment_faults(store, quick),
+        *_exact_faults(store, quick),
+    ]
 
 
 def repair(path: str | Path) -> list[int]:
     """Drop every segment that `verify` finds damaged, and return their numbers; the next run recomputes exactly those.
 
-    Commit records are moved to `dropped/`; nothing that is sound is touched. A damaged dictionary or sidecar is dropped
-    too and written again by the next run.
+    Commit records are moved to `dropped/`, those of the exact effects of a dropped segment too; nothing else that is
+    sound is touched. A damaged dictionary, sidecar or segment's exact effects are dropped too and written again by the
+    next run.
 
     Raises:
         StoreError: not a store, read-only, or a damaged `run.json`, which nothing can be recomputed from.
@@ -80,14 +88,17 @@ def repair(path: str | Path) -> list[int]:
 
 
 def _drop(store: Path, faults: list[Fault]) -> list[int]:
-    damaged = sorted({fault.segment for fault in faults if fault.segment is not None})
+    in_scores = [fault for fault in faults if not _in_exact(fault)]
+    damaged = sorted({fault.segment for fault in in_scores if fault.segment is not None})
     paths = [record_path(store, index) for index in damaged]
-    for fault in faults:
+    for fault in in_scores:
         if fault.object in (RUN_FILE, COMMITS):
             raise StoreError(f"{fault}; it cannot be recomputed: restore it from a copy, or extract to a new folder")
         if fault.segment is None:
             in_dictionary = fault.object.startswith(f"{DICTIONARY}/")
             paths.append(dictionary_record(store) if in_dictionary else store / fault.object)
+    inexact = sorted({*damaged, *(fault.segment for fault in faults if _in_exact(fault) and fault.segment is not None)})
+    paths += [path for index in inexact if (path := record_path(store / EXACT_FOLDER, index)).exists()]
     for path in dict.fromkeys(paths):
         make_folder(store / DROPPED)
         path.replace(store / DROPPED / f"{path.stem}-{token_hex(4)}{path.suffix}")
@@ -95,6 +106,10 @@ def _drop(store: Path, faults: list[Fault]) -> list[int]:
     if paths:
         sync(store / DROPPED)
     return damaged
+
+
+def _in_exact(fault: Fault) -> bool:
+    return fault.object.startswith(f"{EXACT_FOLDER}/")
 
 
 def _run_faults(store: Path) -> Iterator[Fault]:
@@ -131,6 +146,16 @@ def _segment_faults(store: Path, quick: bool) -> Iterator[Fault]:
         return
     for index, path in records.items():
         yield from _record_faults(store, index, path, quick)
+
+
+def _exact_faults(store: Path, quick: bool) -> Iterator[Fault]:
+    """Faults of the exact effects, each of the segment whose effects they are."""
+    folder = store / EXACT_FOLDER
+    if not (folder / COMMITS).is_dir():
+        return
+    for index, path in find_records(folder).items():
+        for fault in _record_faults(folder, index, path, quick):
+            yield dataclasses.replace(fault, object=f"{EXACT_FOLDER}/{fault.object}")
 
 
 def _record_faults(store: Path, index: int | None, path: Path, quick: bool) -> Iterator[Fault]:

@@ -11,11 +11,11 @@ from gradsae_fast.store import ScoreWriter, open_scores, repair, verify
 from gradsae_fast.store.certificate import (
     Agreement,
     Certificate,
-    locked,
     read_certificate,
     write_certificate,
 )
 from gradsae_fast.store.facts import facts_path, write_facts
+from gradsae_fast.store.lock import locked
 from tests.store.synthetic import make_segment
 
 OpenWriter = Callable[..., ScoreWriter]
