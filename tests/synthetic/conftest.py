@@ -1,0 +1,26 @@
+"""A store of the tiny model over texts that are long enough to draw tokens from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradsae_fast import config_from_tables
+from gradsae_fast.extract import extract
+
+TEXT = "We must build roads and schools, for the children of this land. Taxes fall, farms grow, and the union stands. "
+
+
+@pytest.fixture(scope="session")
+def store_path(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_sae_folder: Path) -> Path:
+    """Exact scores of three documents at layer 1; their first windows hold 64 tokens."""
+    path = tmp_path_factory.mktemp("synthetic") / "scores"
+    tables: dict[str, Any] = {
+        "model": {"path": str(tiny_model_folder)},
+        "sae": {"path": str(tiny_sae_folder)},
+        "corpus": {"path": "unused", "context_length": 64, "overlap": 16},
+        "store": {"path": str(path), "precision_bits": 23},
+        "run": {"tokens_per_batch": 256, "threads": 1, "force": True},
+    }
+    extract(config_from_tables(tables), documents=[TEXT * 2, TEXT, TEXT[::-1]])
+    return path
