@@ -2,7 +2,7 @@
 
 Run by an interpreter that has `sae-lens`. Every case becomes FOLDER/saelens/<case>, as the library saves it, with
 reference.safetensors beside the weights: `x` [N, D], `activations` [N, C], `reconstruction` [N, D]. Architectures that
-cannot be scored at one site are written to FOLDER/saelens-refused/<case>.
+cannot be scored are written to FOLDER/saelens-refused/<case>.
 """
 
 import importlib
@@ -32,12 +32,13 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {  # saved for inference by a c
     "jumprelu-trained": ("JumpReLUTrainingSAE", {}),
     "abstopk-trained": ("AbsTopKTrainingSAE", {"k": K}),
 }
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "transcoder": ("Transcoder", {"d_out": D, "apply_b_dec_to_input": False}),
-    "skip-transcoder": ("SkipTranscoder", {"d_out": D, "apply_b_dec_to_input": False}),
-    "jumprelu-transcoder": ("JumpReLUTranscoder", {"d_out": D, "apply_b_dec_to_input": False}),
-    "matching-pursuit": ("MatchingPursuitSAE", {}),
+TRANSCODERS: dict[str, str] = {
+    "transcoder": "Transcoder",
+    "transcoder-skip": "SkipTranscoder",
+    "transcoder-jumprelu": "JumpReLUTranscoder",
+    "transcoder-jumprelu-skip": "JumpReLUSkipTranscoder",
 }
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {"matching-pursuit": ("MatchingPursuitSAE", {})}
 
 
 def main(folder: Path) -> None:
@@ -52,6 +53,11 @@ def main(folder: Path) -> None:
         target = folder / "saelens" / case
         build(name, options).save_inference_model(target)
         refer(importlib.import_module("sae_lens").SAE.load_from_disk(target), target)
+    for case, name in TRANSCODERS.items():
+        sae = build(name, {"d_out": D, "apply_b_dec_to_input": False})
+        sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out = "blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out"
+        sae.save_model(folder / "saelens" / case)
+        refer(sae, folder / "saelens" / case)
     for case, (name, options) in REFUSED.items():
         build(name, options).save_model(folder / "saelens-refused" / case)
 
@@ -77,6 +83,8 @@ def refer(sae: Any, target: Path) -> None:
     with torch.no_grad():
         activations = sae.encode(x)
         reconstruction = sae.decode(activations)
+        if getattr(sae, "W_skip", None) is not None:
+            reconstruction = reconstruction + x @ sae.W_skip.T
     reference = {"x": x, "activations": activations, "reconstruction": reconstruction}
     save_file({key: each.contiguous() for key, each in reference.items()}, target / "reference.safetensors")
 

@@ -1,7 +1,7 @@
 """Write SAEs with EleutherAI's sparsify, and what it computes with them: `python make_sparsify.py FOLDER`.
 
-Run by an interpreter that has `eai-sparsify`. Every case becomes FOLDER/sparsify/<case>/layers.3, as the library saves
-it, with reference.safetensors beside the weights: `x` [N, D], `activations` [N, C], `reconstruction` [N, D].
+Run by an interpreter that has `eai-sparsify`. Every case becomes FOLDER/sparsify/<case>/<hook point>, as the library
+saves it, with reference.safetensors beside the weights: `x` [N, D], `activations` [N, C], `reconstruction` [N, D].
 """
 
 import importlib
@@ -19,6 +19,9 @@ CASES: dict[str, dict[str, Any]] = {
     "topk-expansion": {"expansion_factor": 4, "k": 8},
     "topk-square": {"num_latents": D, "k": 8},
     "topk-free-decoder": {"num_latents": 128, "k": 8, "normalize_decoder": False},
+    "groupmax": {"num_latents": 128, "k": 8, "activation": "groupmax"},
+    "transcoder": {"num_latents": 128, "k": 8, "transcode": True},
+    "transcoder-skip": {"num_latents": 128, "k": 8, "transcode": True, "skip_connection": True},
 }
 
 
@@ -33,8 +36,11 @@ def main(folder: Path) -> None:
         x = torch.randn(N, D)
         top_acts, top_indices, pre_acts = sae.encode(x)
         activations = torch.zeros_like(pre_acts).scatter(1, top_indices, top_acts)
-        reference = {"x": x, "activations": activations, "reconstruction": sae.decode(top_acts, top_indices)}
-        target = folder / "sparsify" / case / "layers.3"
+        reconstruction = sae.decode(top_acts, top_indices)
+        if sae.W_skip is not None:
+            reconstruction = reconstruction + x @ sae.W_skip.mT
+        reference = {"x": x, "activations": activations, "reconstruction": reconstruction}
+        target = folder / "sparsify" / case / ("layers.3.mlp" if sae.cfg.transcode else "layers.3")
         sae.save_to_disk(target)
         save_file(
             {key: each.detach().contiguous() for key, each in reference.items()}, target / "reference.safetensors"
