@@ -12,10 +12,14 @@ import typer
 
 from gradsae_fast import open_scores, ranking, render
 from gradsae_fast.cli_certify import certify
+from gradsae_fast.cli_describe import describe
 from gradsae_fast.cli_experiment import experiment
+from gradsae_fast.cli_extract import extract
+from gradsae_fast.cli_jacobian import jacobian
 from gradsae_fast.cli_rank import (
     ByOption,
     CountOption,
+    ExactOption,
     FormatOption,
     MaskedOption,
     ObjectiveOption,
@@ -24,8 +28,9 @@ from gradsae_fast.cli_rank import (
     Store,
     rank,
 )
-from gradsae_fast.config import ExtractConfig, SaeConfig, ScoreConfig, config_from_tables, load_config
-from gradsae_fast.errors import ConfigError, GradsaeError, QueryError
+from gradsae_fast.cli_synthetic import synthetic
+from gradsae_fast.config import SaeConfig, ScoreConfig
+from gradsae_fast.errors import GradsaeError, QueryError
 
 
 class Verbs(typer.core.TyperGroup):
@@ -55,87 +60,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Influence databases over whole corpora: GradSAE scores, stored sparsely, ranked offline.",
 )
+app.command()(extract)
 app.add_typer(rank, name="rank")
+app.command()(describe)
 app.command()(certify)
 app.add_typer(experiment, name="experiment")
-
-
-@app.command()
-def extract(
-    model: Annotated[str | None, typer.Option(help="Language model: folder or hub id.")] = None,
-    sae: Annotated[list[str] | None, typer.Option(help="SAE: folder, params.npz or hub id; repeat for more.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="jsonl(.gz, .zst), parquet, text, folder, or hf://name.")] = None,
-    out: Annotated[str | None, typer.Option(help="The store to make, or to go on with.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; options here win over it.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="Site of each --sae, in order; default: its metadata.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="gradsae, attribution-patching, paper or authors-code.", show_default="gradsae")
-    ] = None,
-    objective: Annotated[list[str] | None, typer.Option(help="What is differentiated; repeat for more.")] = None,
-    error_term: Annotated[
-        bool | None, typer.Option("--error-term/--no-error-term", help="Keep the SAE's error; default: the preset's.")
-    ] = None,
-    splice: Annotated[str | None, typer.Option(help="Spliced positions: unmasked or all.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text.", show_default="text")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of unique keys.", show_default="id, if there")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Prompt, for continuation objectives.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Answer, for continuation objectives.")] = None,
-    contrast_columns: Annotated[str | None, typer.Option(help="Two columns y1,y2 for logit-diff.")] = None,
-    metadata_columns: Annotated[str | None, typer.Option(help="Columns to keep, with commas; default: all.")] = None,
-    subset: Annotated[str | None, typer.Option(help="Configuration of a dataset by name.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a dataset by name.", show_default="train")] = None,
-    max_documents: Annotated[int | None, typer.Option(help="Only the first documents.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="Tokens of a window.", show_default="1024")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Context that later windows repeat.", show_default="128")] = None,
-    bos: Annotated[str | None, typer.Option(help="auto (as the SAE was trained), always or never.")] = None,
-    sink_norm_ratio: Annotated[
-        float | None, typer.Option(help="Mask tokens above this many median norms; 0: off.", show_default="10")
-    ] = None,
-    mask_token_id: Annotated[list[int] | None, typer.Option(help="Token id to mask anywhere; repeat.")] = None,
-    nonfinite: Annotated[str | None, typer.Option(help="NaN or Inf: raise, quarantine or keep.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    precision_bits: Annotated[int | None, typer.Option(help="3, 7, 10 or 23 (exact).", show_default="10")] = None,
-    profile: Annotated[str | None, typer.Option(help="compact (smallest) or portable.")] = None,
-    tokens_per_batch: Annotated[int | None, typer.Option(help="Token budget of a batch.", show_default="2048")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run although the gate fails; recorded.")] = False,
-) -> None:
-    """Score every token of a corpus and keep the scores in a store. The same command again resumes.
-
-    Example: `gradsae extract --model M --sae S --corpus speeches.jsonl.gz --out speeches.gradsae`
-    """
-    options: dict[str, dict[str, Any]] = {
-        "model": {"path": model, "dtype": dtype, "device": device},
-        "corpus": {
-            "path": corpus,
-            "text_column": text_column,
-            "id_column": id_column,
-            "prompt_column": prompt_column,
-            "answer_column": answer_column,
-            "contrast_columns": contrast_columns and contrast_columns.split(","),
-            "metadata_columns": None if metadata_columns is None else [c for c in metadata_columns.split(",") if c],
-            "subset": subset,
-            "split": split,
-            "max_documents": max_documents,
-            "context_length": context_length,
-            "overlap": overlap,
-            "bos": bos,
-        },
-        "score": {
-            "preset": preset,
-            "objectives": objective or None,
-            "use_error_term": error_term,
-            "splice": splice,
-            "sink_norm_ratio": sink_norm_ratio,
-            "mask_token_ids": mask_token_id or None,
-            "nonfinite": nonfinite,
-        },
-        "store": {"path": out, "precision_bits": precision_bits, "profile": profile},
-        "run": {"tokens_per_batch": tokens_per_batch, "threads": threads, "force": force or None},
-    }
-    _carry_out(_configure(config, options, sae or [], site or []), dry_run=dry_run)
+app.add_typer(jacobian, name="jacobian")
+app.command()(synthetic)
 
 
 @app.command()
@@ -156,7 +87,7 @@ def score(
 
     Example: `gradsae score --model M --sae S "The capital of France is" --objective top-token:logit`
     """
-    _quiet_transformers()
+    render.quiet_transformers()
     from gradsae_fast.prompt import score_prompt
 
     table = score_prompt(
@@ -181,6 +112,7 @@ def contrast(
     site: SiteOption = None,
     objective: ObjectiveOption = None,
     include_special: MaskedOption = None,
+    exact_dense: ExactOption = False,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -198,6 +130,7 @@ def contrast(
         site=site,
         objective=objective,
         include_special=include_special,
+        exact_dense=exact_dense,
     )
     render.show_table(table, format, output)
 
@@ -250,7 +183,7 @@ def demo(
 
     Example: `gradsae demo`
     """
-    _quiet_transformers()
+    render.quiet_transformers()
     from gradsae_fast.demo import run_demo
 
     run_demo(out or Path("gradsae-demo"))
@@ -259,39 +192,6 @@ def demo(
 def main() -> None:
     """Run the command line."""
     app(prog_name="gradsae")
-
-
-def _configure(
-    path: Path | None, options: dict[str, dict[str, Any]], saes: list[str], sites: list[str]
-) -> ExtractConfig:
-    """The file's settings with the options that were given on top."""
-    given = {name: {key: v for key, v in table.items() if v is not None} for name, table in options.items()}
-    overrides: dict[str, Any] = {name: table for name, table in given.items() if table}
-    if sites and len(sites) != len(saes):
-        raise ConfigError(f"got {len(sites)} --site for {len(saes)} --sae; expected one each, in the same order.")
-    if saes:
-        overrides["sae"] = [{"path": sae} | ({"site": sites[index]} if sites else {}) for index, sae in enumerate(saes)]
-    return load_config(path, overrides) if path else config_from_tables(overrides)
-
-
-def _carry_out(config: ExtractConfig, *, dry_run: bool) -> None:
-    _quiet_transformers()
-    from gradsae_fast import estimate as costs
-    from gradsae_fast import extract as line
-
-    if dry_run:
-        render.show_estimate(costs.estimate(config))
-        return
-    with render.progress() as bar:
-        report = line.extract(config, on_message=bar.message, on_progress=bar.update)
-    render.show_report(report)
-
-
-def _quiet_transformers() -> None:
-    """One progress bar is enough: ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _positive(k: int) -> int:

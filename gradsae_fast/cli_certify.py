@@ -31,12 +31,10 @@ def certify(
 
     Example: `gradsae certify speeches.gradsae --pairs 200 --documents 6`
     """
-    from transformers.utils import logging
-
     from gradsae_fast.certify import Sampling
     from gradsae_fast.certify import certify as measure
 
-    logging.disable_progress_bar()
+    render.quiet_transformers()
     certificate = measure(
         store,
         sampling=Sampling(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradsae_fast import render
 from gradsae_fast.config import ModelConfig, SaeConfig, ScoreConfig
 from gradsae_fast.errors import ConfigError
 
@@ -181,7 +182,6 @@ def _find(
 ) -> "AnsweredSet":
     """Load everything and find the questions that the model answers right."""
     import torch
-    from transformers.utils import logging
 
     from gradsae_fast.experiment.answered import find_answered
     from gradsae_fast.experiment.questions import DEFAULT_TEMPLATE, draw_questions, read_questions
@@ -191,7 +191,7 @@ def _find(
     for name in method or ():
         if name not in RANKINGS:
             raise ConfigError(f"method is {name!r}; expected {' or '.join(RANKINGS)}.")
-    logging.disable_progress_bar()
+    render.quiet_transformers()
     if threads is not None:
         torch.set_num_threads(threads)
     setting = Setting(

@@ -29,12 +29,14 @@ EXTRACT_FLAGS = {
         "--context-length",
     ),
     *("--overlap", "--bos", "--sink-norm-ratio", "--mask-token-id", "--nonfinite", "--dtype", "--device"),
+    *("--reads", "--path-steps", "--patch-column", "--exact-dense"),
     *("--precision-bits", "--profile", "--tokens-per-batch", "--threads", "--dry-run", "--force"),
 }
 VERBS = [
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),
     *(["contrast"], ["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
-    *(["experiment", "masking"], ["experiment", "steering"]),
+    *(["experiment", "masking"], ["experiment", "steering"], ["describe"], ["synthetic"]),
+    *(["jacobian", "extract"], ["jacobian", "rank"]),
 ]
 RANKINGS: dict[str, list[str]] = {
     "latents": ["rank", "latents", "STORE", "--where", "party=R", "-k", "3"],

@@ -44,9 +44,11 @@ def test_modules_are_small_documented_and_well_named(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_stay_below_the_wall(path: Path) -> None:
-    wall = 80 if path.stem in {"numba_kernel", "triton_kernel", "cli"} else 60
+    wall = 80 if path.stem in {"numba_kernel", "triton_kernel"} else 60
     for node in functions(path):
-        assert (node.end_lineno or 0) - node.lineno + 1 <= wall, node.name
+        # The options of a verb are a table that happens to be a signature.
+        first = node.body[0].lineno if path.stem.startswith("cli") else node.lineno
+        assert (node.end_lineno or 0) - first + 1 <= wall, node.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
