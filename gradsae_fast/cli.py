@@ -77,6 +77,8 @@ def score(
     site: Annotated[str | None, typer.Option(help="Site; default: the SAE's metadata.")] = None,
     preset: Annotated[str, typer.Option(help="gradsae, attribution-patching, paper or authors-code.")] = "gradsae",
     objective: Annotated[str | None, typer.Option(help="What is differentiated; default: the preset's.")] = None,
+    reads: Annotated[str | None, typer.Option(help="What a transcoder reads; default: its metadata.")] = None,
+    path_steps: Annotated[int, typer.Option(help="Integrated gradients: points of the path.")] = 0,
     answer: Annotated[str | None, typer.Option(help="Answer, for the continuation objectives.")] = None,
     contrast: Annotated[str | None, typer.Option(help="Two continuations y1,y2 for logit-diff.")] = None,
     k: CountOption = 20,
@@ -93,10 +95,14 @@ def score(
     table = score_prompt(
         text,
         model=model,
-        sae=SaeConfig(path=sae, site=site),
+        sae=SaeConfig(path=sae, site=site, reads=reads),
         answer=answer,
         contrast=_pair(contrast),
-        score=ScoreConfig(preset=preset, objectives=(objective,) if objective else ()),  # type: ignore[arg-type]
+        score=ScoreConfig(
+            preset=preset,  # type: ignore[arg-type]
+            objectives=(objective,) if objective else (),
+            path_steps=path_steps,
+        ),
     )
     render.show_table(table.slice(0, _positive(k)), format, output)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from gradsae_fast.ablate import check_ablatable
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
 from gradsae_fast.errors import ScoreError
@@ -41,6 +42,8 @@ class Estimate:
 def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] | None = None) -> Estimate:
     """Plan the run and score its first documents without keeping anything. Raises what `extract` would raise."""
     prepared = prepare(config, objectives)
+    if config.run.exact_dense is not None:
+        check_ablatable(prepared.sited, prepared.method)
     prepared = with_sink_limits(prepared, measure_medians(prepared))
     documents = _first_documents(prepared)
     prepared.score_segment(0, documents[:1])  # compiles the kernels

@@ -193,5 +193,7 @@ def _tell_decisions(prepared: Prepared, tell: Callable[[str], None]) -> None:
         )
     tell(f"tokens: {prepared.bos_decision}")
     where = "error term kept" if method.use_error_term else f"reconstruction spliced at {method.splice} positions"
+    where += f", integrated gradients over {method.path_steps} points" if method.path_steps else ""
+    where += ", activations less those of a patch text" if method.patch else ""
     tell(f"method: {method.preset}, {where}; objective {', '.join(method.objectives)}; positive raises it")
     tell(f"corpus: {plan.num_documents} documents, {plan.num_tokens} tokens, {len(plan.segments)} segments")

@@ -146,6 +146,11 @@ def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) 
         raise ConfigError("contrast_columns and the objective 'logit-diff' go together; got only one of them.")
     if run.exact_dense is not None and not 0 < run.exact_dense < 1:
         raise ConfigError(f"exact_dense is {run.exact_dense}; expected a share of the tokens, like 0.2.")
+    if run.exact_dense is not None and corpus.patch_column is not None:
+        raise ConfigError(
+            "exact_dense and patch_column do not go together: influences against a patch text are not removals, which "
+            "is what is measured exactly. Give one of them."
+        )
     if corpus.patch_column is not None:
         method = dataclasses.replace(method, patch=True)
     if store.precision_bits not in PRECISION_BITS:

@@ -224,9 +224,7 @@ def _without_defaults(method: Method) -> dict[str, Any]:
 def with_sink_limits(prepared: Prepared, medians: Mapping[str, float]) -> Prepared:
     """The run with attention sinks recognised by norm, as multiples of the given median norms."""
     ratio = prepared.config.score.sink_norm_ratio
-    if ratio == 0:
-        return prepared
-    sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in prepared.sited)
+    sited = tuple(one.with_sinks(ratio, medians) for one in prepared.sited)
     return dataclasses.replace(prepared, sited=sited)
 
 

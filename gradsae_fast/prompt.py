@@ -1,6 +1,5 @@
 """Scores of one prompt, without a store: for a notebook, or a first look."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 
@@ -66,7 +65,7 @@ def score_prompt(
     ratio = config.score.sink_norm_ratio
     if ratio and (position_masks(batch) == 0).any():
         medians = median_norms(lm, sited, [batch])
-        sited = tuple(dataclasses.replace(one, sink_norm=ratio * medians[one.site.path]) for one in sited)
+        sited = tuple(one.with_sinks(ratio, medians) for one in sited)
     objectives = [Objective(name=name, function=(functions or {}).get(name)) for name in method.objectives]
     scores = score_batch(lm, sited, method, objectives, batch, nonfinite=config.score.nonfinite)
     return _table(document, scores, sited[0].site.path)

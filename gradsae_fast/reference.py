@@ -32,9 +32,13 @@ def dense_influence(
     batch = Batch(windows=(window,), token_ids_BT=window.token_ids[None].astype(np.int64))
     read_TD, written_TD = (hidden.float() for hidden in read_and_written(lm, batch, [sited.wiring])[sited.site.path])
     latents_TC = encode_dense(sited.sae, read_TD).detach()
-    change_TC = latents_TC - _patch_latents(lm, sited, window) if method.patch else latents_TC
-    sink_T = written_TD.norm(dim=1).cpu().numpy() > sited.sink_norm
-    mask_T = position_masks(batch) | np.where(sink_T, np.uint8(TokenMask.NORM), np.uint8(0))
+    change_TC = latents_TC
+    if method.patch:
+        change_TC = latents_TC - encode_dense(sited.sae, _patch_states(lm, sited, window))
+    sink_T = sited.sinks(read_TD, written_TD)
+    if method.patch:
+        sink_T |= sited.read_sinks(_patch_states(lm, sited, window))
+    mask_T = position_masks(batch) | np.where(sink_T.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
     moved_T = counted_tokens(mask_T, method.include_special) & scored_positions(batch)
 
     whole_TD, spliced_T = _decode(sited, latents_TC, read_TD), _spliced(method, mask_T)
@@ -45,19 +49,20 @@ def dense_influence(
         changed_TD = _decode(sited, leaf_TC, read_TD)
         logits_TV = _logits(lm, sited, changed_TD, changed_TD - whole_TD, _column(spliced_T, lm), window)
         value = objective_value(objective, logits_TV, window)
-        return torch.autograd.grad(value, leaf_TC)[0]
+        # A window without a target, such as one token alone, has a constant value.
+        return torch.autograd.grad(value, leaf_TC)[0] if value.requires_grad else torch.zeros_like(leaf_TC)
 
     shares, weights = path_points(method.path_steps) if method.path_steps else ([1.0], [1.0])
     grad_TC = torch.stack([weight * gradient(share) for share, weight in zip(shares, weights, strict=True)]).sum(0)
     return change_TC, change_TC * grad_TC
 
 
-def _patch_latents(lm: LanguageModel, sited: SitedSae, window: Window) -> Tensor:
-    """Latents of the patch text [T, C]."""
+def _patch_states(lm: LanguageModel, sited: SitedSae, window: Window) -> Tensor:
+    """What the encoder reads of the patch text [T, D]."""
     assert window.patch_ids is not None
     batch = Batch(windows=(window,), token_ids_BT=window.patch_ids[None].astype(np.int64))
-    read_RD, _ = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
-    return encode_dense(sited.sae, read_RD.float())
+    read_TD, _ = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
+    return read_TD.float()
 
 
 def _decode(sited: SitedSae, latents_TC: Tensor, read_TD: Tensor) -> Tensor:

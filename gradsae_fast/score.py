@@ -8,7 +8,7 @@ Letters: R real positions of a batch, N of them scored, D width, B windows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,16 +37,39 @@ from gradsae_fast.sparse_code import (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SitedSae:
-    """An SAE at its site; tokens whose norm exceeds `sink_norm` there are attention sinks."""
+    """An SAE at its site; tokens whose norm exceeds `sink_norm` there are attention sinks.
+
+    So are those whose norm exceeds `read_sink_norm` where a transcoder reads: what it writes may be small at a sink.
+    """
 
     wiring: Wiring
     sae: Sae
     sink_norm: float = float("inf")
+    read_sink_norm: float = float("inf")
 
     @property
     def site(self) -> Site:
         """Where the decoder writes and the gradient is taken; of a cross-layer transcoder the first such site."""
         return self.wiring.writes[0]
+
+    def with_sinks(self, ratio: float, medians: Mapping[str, float]) -> "SitedSae":
+        """The same with sinks above so many median norms of each site, given by path; a ratio of 0 knows none."""
+        if ratio == 0:
+            return self
+        written, read = medians[self.site.path], medians.get(self.wiring.reads.path, float("inf"))
+        return replace(self, sink_norm=ratio * written, read_sink_norm=ratio * read)
+
+    def sinks(self, read_RD: Tensor, written_RD: Tensor) -> Tensor:
+        """Which tokens are attention sinks, bool [R]."""
+        sink_R = written_RD.float().norm(dim=1) > self.sink_norm
+        if self.wiring.is_transcoder:
+            sink_R |= self.read_sinks(read_RD)
+        return sink_R
+
+    def read_sinks(self, read_RD: Tensor) -> Tensor:
+        """Which tokens are sinks by what is read alone, bool [R]: all that is known of a patch text."""
+        limit = self.read_sink_norm if self.wiring.is_transcoder else self.sink_norm
+        return read_RD.float().norm(dim=1) > limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,6 +163,7 @@ class _SiteScorer:
         self.code: Code | None = None  # of what is read
         self.scored: Code | None = None  # what is scored: the code, or its difference from a patch's
         self.reconstruction_RD = torch.empty(0)
+        self.moving_RD: Tensor | None = None
 
     def splice(self, read_RD: Tensor, written_RD: Tensor, share: float) -> Tensor:
         """What the network sees: the reconstruction where a position is spliced, what was there elsewhere.
@@ -151,9 +175,7 @@ class _SiteScorer:
         seen_RD = torch.where(self._rows(self._spliced_R()), self.reconstruction_RD, written_RD.float())
         if share == 1.0:
             return seen_RD
-        assert self.scored is not None
-        moved_RD = torch.where(self._rows(self._moved_R()), of_latents(self.sae, self.scored), 0.0)
-        return seen_RD - (1.0 - share) * moved_RD
+        return seen_RD - (1.0 - share) * self._moving()
 
     def finish(self, found: Capture, tally: Tally | None) -> SparseScores:
         """The scores of the scored positions; adds to the tally."""
@@ -166,7 +188,9 @@ class _SiteScorer:
         if tally is not None:
             num_active = int(self.code.rows.indptr.diff().cpu()[counted_R].sum())
             kept_R = counted_R.to(found.written_RD.device)
-            tally.add(found.written_RD[kept_R], self.reconstruction_RD[kept_R], num_active)
+            # One layer of a cross-layer transcoder reconstructs nothing by itself: its FVU is not a number.
+            part = float("nan") if self.sited.wiring.is_cross_layer else 1.0
+            tally.add(found.written_RD[kept_R], part * self.reconstruction_RD[kept_R], num_active)
         clean_R = (self.mask_R & TokenMask.NONFINITE) == 0
         code = drop_rows(self.scored, torch.from_numpy(clean_R & self.scored_R))
         projections = {name: project_gradient(self.sae, code, grad_RD) for name, grad_RD in grads.items()}
@@ -184,14 +208,16 @@ class _SiteScorer:
         read_RD = self._finite(read_RD, "the hidden state")
         if self.sited.wiring.is_transcoder:
             written_RD = self._finite(written_RD, "the hidden state")
-        sink_R = written_RD.float().norm(dim=1) > self.sited.sink_norm
+        sink_R = self.sited.sinks(read_RD, written_RD)
+        if self.patch_RD is not None:
+            self.patch_RD = self._finite(self.patch_RD, "the hidden state of the patch text")
+            sink_R |= self.sited.read_sinks(self.patch_RD)
         self.mask_R |= np.where(sink_R.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
         self.code = encode(self.sae, read_RD)
         self.reconstruction_RD = reconstruct(self.sae, self.code)
         self.scored = self.code
         if self.patch_RD is not None:
-            patch_RD = self._finite(self.patch_RD, "the hidden state of the patch text")
-            self.scored = difference(self.sae, self.code, encode(self.sae, patch_RD))
+            self.scored = difference(self.sae, self.code, encode(self.sae, self.patch_RD))
 
     def _spliced_R(self) -> Array:
         """Positions at which the reconstruction replaces the hidden state."""
@@ -203,9 +229,13 @@ class _SiteScorer:
             case "unmasked":
                 return self.mask_R == 0
 
-    def _moved_R(self) -> Array:
-        """Scored positions whose latents a path switches on."""
-        return counted_tokens(self.mask_R, self.method.include_special) & self.scored_R
+    def _moving(self) -> Tensor:
+        """What a path adds from its beginning to its end, at the scored positions that count [R, D]."""
+        if self.moving_RD is None:
+            assert self.scored is not None
+            moved_R = counted_tokens(self.mask_R, self.method.include_special) & self.scored_R
+            self.moving_RD = torch.where(self._rows(moved_R), of_latents(self.sae, self.scored), 0.0)
+        return self.moving_RD
 
     def _rows(self, chosen_R: Array) -> Tensor:
         """A choice of positions, as a column beside the hidden states [R, 1]."""

@@ -79,6 +79,20 @@ def test_integrated_gradients_must_add_up(tiny_lm: LanguageModel, write_sae: Any
         assert check.remedy == f"Raise path_steps, which is {steps}."
 
 
+def test_a_window_without_a_target_does_not_stop_the_gate(
+    tiny_lm: LanguageModel, write_sae: Any, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    documents = tokenize(
+        open_corpus(["We must build roads", "x"]), tiny_tokenizer, TokenRules(prepend_bos=False, bos_id=0)
+    )
+    windows = [window for document in documents for window in cut_windows(document, 0, context_length=64, overlap=0)]
+    assert min(len(window.token_ids) for window in windows) == 1
+    batch = batch_windows(windows, tokens_per_batch=1000)[0]
+    (one,) = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])
+    report = run(tiny_lm, one, batch, force=True)
+    assert all(check.passed for check in report.checks if check.name.startswith("dense autograd")), report
+
+
 def test_an_sae_that_explains_nothing_stops_the_run(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
     one = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])[0]
     wrong = replace(one, sae=replace(one.sae, w_dec_CD=one.sae.w_dec_CD.flip(1).contiguous()))

@@ -142,7 +142,10 @@ def test_a_transcoder_beside_other_saes_scores_as_it_does_alone(
     preset: str, tiny_lm: LanguageModel, make_batch: MakeBatch
 ) -> None:
     transcoder = wire(tiny_lm, make_transcoder(skip=True))
-    plain = [SitedSae(wiring=Wiring.at(tiny_lm.site(path)), sae=make_transcoder()) for path in (READS, "layers.0")]
+    plain = [
+        SitedSae(wiring=Wiring.at(tiny_lm.site(path)), sae=make_transcoder())
+        for path in (READS, "layers.0", "blocks.2.hook_resid_mid")
+    ]
     batch, method = make_batch(), method_of(preset)
     together = score_batch(tiny_lm, [*plain, transcoder], method, [NEXT_TOKEN], batch)
     for one in (*plain, transcoder):
@@ -174,10 +177,56 @@ def test_a_cross_layer_transcoder_cannot_be_spliced(tiny_lm: LanguageModel, make
         score_batch(tiny_lm, [one], method_of("gradsae"), [NEXT_TOKEN], make_batch())
 
 
-def test_the_written_site_lies_above_the_read_one(tiny_lm: LanguageModel, make_batch: MakeBatch) -> None:
+@pytest.mark.parametrize("preset", ["gradsae", "attribution-patching"])
+def test_the_written_site_lies_above_the_read_one(preset: str, tiny_lm: LanguageModel, make_batch: MakeBatch) -> None:
     one = wire(tiny_lm, make_transcoder(), "model.layers.2", WRITES)
     with pytest.raises(ModelError, match=r"reads model\.layers\.2, which is computed after it"):
-        score_batch(tiny_lm, [one], method_of("gradsae"), [NEXT_TOKEN], make_batch())
+        score_batch(tiny_lm, [one], method_of(preset), [NEXT_TOKEN], make_batch())
+
+
+@pytest.mark.parametrize("preset", ["paper", "attribution-patching"])
+def test_an_sae_of_the_stream_inside_a_layer_changes_what_goes_past_the_mlp_too(
+    preset: str, tiny_lm: LanguageModel, make_batch: MakeBatch
+) -> None:
+    sae, layer = make_transcoder(), tiny_lm.model.model.layers[1]
+    one = SitedSae(wiring=Wiring.at(tiny_lm.site("blocks.1.hook_resid_mid")), sae=sae)
+    batch = make_batch(TEXTS[:1], bos=False, context_length=200)
+    scores = score_batch(tiny_lm, [one], method_of(preset), [NEXT_TOKEN], batch)
+    kept: list[Tensor] = []
+
+    def patched(hidden_1TD: Tensor, **kwargs: Any) -> Tensor:
+        attended_1TD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_1TD), **kwargs)
+        middle_1TD = (hidden_1TD + attended_1TD).detach()
+        pre_1TC = middle_1TD @ sae.w_enc_CD.T + sae.bias_C
+        assert isinstance(sae.rule, Threshold)
+        kept.append(torch.where(pre_1TC > sae.rule.threshold_C, pre_1TC.relu(), 0.0).requires_grad_())
+        decoded_1TD = kept[0] @ sae.w_dec_CD + sae.b_dec_D
+        if preset == "attribution-patching":
+            decoded_1TD = decoded_1TD + (middle_1TD - decoded_1TD).detach()
+        return decoded_1TD + layer.mlp(layer.post_attention_layernorm(decoded_1TD))
+
+    ids_1T = torch.from_numpy(batch.token_ids_BT)
+    layer.forward = patched
+    try:
+        log_prob_TV = torch.log_softmax(tiny_lm.model(input_ids=ids_1T, use_cache=False).logits[0], -1)
+    finally:
+        del layer.forward
+    total = log_prob_TV[:-1].gather(1, ids_1T[0, 1:, None]).sum()
+    influence_TC = (kept[0] * torch.autograd.grad(total, kept[0])[0])[0].detach()
+    assert scores.values[one.site.path]["next-token"][0] == pytest.approx(total.item(), rel=1e-5)
+    np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), influence_TC, rtol=2e-3, atol=2e-5)
+
+
+def test_a_token_is_a_sink_by_what_a_transcoder_reads_too(tiny_lm: LanguageModel, make_batch: MakeBatch) -> None:
+    one, batch = wire(tiny_lm, make_transcoder(), "blocks.1.hook_resid_mid"), make_batch()
+    medians = median_norms(tiny_lm, [one], [batch])
+    assert set(medians) == {WRITES, one.wiring.reads.path}
+    clean, limited = (
+        score_batch(tiny_lm, [each], method_of("gradsae"), [NEXT_TOKEN], batch).mask_N & TokenMask.NORM
+        for each in (one, replace(one, read_sink_norm=1.1 * medians[one.wiring.reads.path]))
+    )
+    assert not clean.any()
+    assert 0.05 < (limited != 0).mean() < 0.6
 
 
 def test_a_wrong_width_is_named_with_its_site(tiny_lm: LanguageModel, make_batch: MakeBatch) -> None:

@@ -36,6 +36,10 @@ class Columns:
                 f"got the text column {self.text!r} beside the prompt column {self.prompt!r}, which is read in its "
                 "place; leave the text column out"
             )
+        if self.patch is not None and self.patch == self.scored:
+            raise ConfigError(
+                f"got the patch column {self.patch!r}, which is the text itself: nothing would differ; name another one"
+            )
         if self.contrast is not None and len(self.contrast) != 2:
             raise ConfigError(f"got the contrast columns {self.contrast!r}, expected the names of two columns")
 
@@ -48,6 +52,8 @@ class Columns:
 def document_from_row(row: Row, columns: Columns, source: str) -> Document:
     """The document of one row of `source`. CorpusError says what the row lacks and which columns it has."""
     if isinstance(row.value, Document):
+        if row.value.patch is not None and columns.patch is None:
+            raise CorpusError(f"{row.place}: got a Document with a patch text and no patch column; set patch_column")
         return _checked(row.value, row.place)
     values = {columns.text: row.value} if isinstance(row.value, str) else row.value
     if not isinstance(values, Mapping):
@@ -112,7 +118,7 @@ def _metadata_of(
 ) -> dict[str, object]:
     if columns.metadata is not None:
         return {name: json_value(values.get(name), place) for name in columns.metadata}
-    used = {columns.scored, columns.answer, columns.patch, id_column, *(columns.contrast or ())}
+    used = {columns.scored, columns.answer, id_column, *(columns.contrast or ())}
     return {str(name): json_value(value, place) for name, value in values.items() if name not in used}
 
 

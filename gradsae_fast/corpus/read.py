@@ -158,6 +158,9 @@ def _digest_documents(documents: Iterable[Document]) -> dict[str, Any]:
     sha256 = hashlib.sha256()
     count = 0
     for document in documents:
-        sha256.update(canonical_json(asdict(document)) + b"\n")
+        fields = asdict(document)
+        if document.patch is None:
+            del fields["patch"]  # older plans know no such field
+        sha256.update(canonical_json(fields) + b"\n")
         count += 1
     return {"count": count, "sha256": sha256.hexdigest()}

@@ -119,7 +119,7 @@ def with_sink_limit(subject: Subject, documents: Sequence[TokenDocument]) -> Sub
         return subject
     batches = batch_windows([whole_window(document) for document in documents], tokens_per_batch=2048)
     medians = median_norms(subject.lm, [subject.sited], batches)
-    return replace(subject, sited=replace(subject.sited, sink_norm=ratio * medians[subject.sited.site.path]))
+    return replace(subject, sited=subject.sited.with_sinks(ratio, medians))
 
 
 def with_answer(document: TokenDocument, answer_ids: Array) -> TokenDocument:

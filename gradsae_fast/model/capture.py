@@ -133,7 +133,7 @@ class _Run:
     def error_term_kept(self, wirings: Sequence[Wiring]) -> dict[str, Capture]:
         written = dict.fromkeys(site for wiring in wirings for site in wiring.writes)
         read = dict.fromkeys(wiring.reads for wiring in wirings if wiring.reads not in written)
-        found: dict[Site, Tensor] = {}
+        found: dict[Site, Tensor] = {}  # in the order in which the model comes to them
 
         def keep(site: Site, hidden_BTD: Tensor) -> None:
             found[site] = hidden_BTD.detach().clone()
@@ -148,6 +148,10 @@ class _Run:
             for site in written:
                 stack.enter_context(site.hook(self.lm.model, partial(watch, site)))
             output = self.forward()
+        order = list(found)
+        for wiring in wirings:
+            if order.index(wiring.reads) > order.index(wiring.writes[0]):
+                raise _reads_later(wiring)
         rows_R = real_rows(self.batch, self.lm.device)
         grads, values = self._backward(output, {site: found[site] for site in written}, rows_R)
         rows = {site: _take(hidden_BTD.detach(), rows_R) for site, hidden_BTD in found.items()}
@@ -182,10 +186,7 @@ class _Run:
             if wiring.reads == site:
                 read.append(written_RD)
             if not read:
-                raise ModelError(
-                    f"the SAE of {site.path} reads {wiring.reads.path}, which is computed after it; expected a site "
-                    "below the one that is written. Give it with `reads` in the [[sae]] table."
-                )
+                raise _reads_later(wiring)
             spliced_BTD = hidden_BTD.detach().clone()
             replacement_RD = splice(wiring.path, read[0], written_RD, share)
             spliced_BTD.flatten(0, 1)[rows_R] = replacement_RD.to(hidden_BTD.dtype)
@@ -267,6 +268,13 @@ class _Run:
             for site, grad_BTD in zip(leaves, at_leaves, strict=True):
                 grads[site][objective.name] = _take(grad_BTD, rows_R)
         return grads, values
+
+
+def _reads_later(wiring: Wiring) -> ModelError:
+    return ModelError(
+        f"the SAE of {wiring.path} reads {wiring.reads.path}, which is computed after it; expected a site below the "
+        "one that is written. Give it with --reads."
+    )
 
 
 def _take(hidden_BTD: Tensor, rows_R: Tensor) -> Tensor:

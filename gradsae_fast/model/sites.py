@@ -2,6 +2,7 @@
 
 model.layers.12                 what the module puts out
 model.layers.12.mlp.input       what the module takes in (its first argument)
+model.layers.12.ln.stream       the residual stream that the module takes in: a change reaches all that follows
 model.layers.12.ln.normalized   what a norm makes before its gain and bias; for reading only
 blocks.12.hook_resid_post       TransformerLens; `_HOOKS` lists the others
 (none given)                    what the SAE's metadata says
@@ -12,7 +13,8 @@ several: that is its `Wiring`.
 
 import copy
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +23,19 @@ from torch import Tensor, nn
 from gradsae_fast.errors import ModelError
 from gradsae_fast.model.patching import HiddenMap, input_hook, output_hook
 
-INPUT, NORMALIZED = ".input", ".normalized"
+INPUT, STREAM, NORMALIZED = ".input", ".stream", ".normalized"
 _HOOK = re.compile(r"^blocks\.(\d+)\.(.+)$")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn")
 _ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 _ATTENTION_OUT_NAMES = ("o_proj", "c_proj", "out_proj", "dense")
-# Where a block has both of the last two, the one before the MLP is Gemma's.
+# Where a block has both, the first is Gemma's norm before the MLP and the second normalises what attention puts out.
 _MLP_NORM_NAMES = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm")
-# Gemma 2 and 3 normalise a block's output once more before it is added: there the SAE read the normalised one.
-_POST_NORM = {"mlp": "post_feedforward_layernorm", "self_attn": "post_attention_layernorm"}
+# Some blocks normalise what a branch puts out before it is added: there the SAE read the normalised one. The norm after
+# attention bears the name of Llama's norm before the MLP, so it counts only beside a norm after the MLP.
+_POST_NORMS = {
+    "mlp": ("post_feedforward_layernorm", "post_mlp_layernorm"),
+    "self_attn": ("post_self_attn_layernorm", "post_attention_layernorm"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,10 @@ class Site:
 
     def hook(self, model: nn.Module, change: HiddenMap) -> AbstractContextManager[None]:
         """Call `change` on the tensor at this site; what it returns, unless None, takes its place."""
+        if self.path.endswith(STREAM):
+            layer_path = self.path[: self.path.index(f".{self.layer}.") + len(f".{self.layer}")]
+            module = model.get_submodule(self.path.removesuffix(STREAM))
+            return _stream_hook(module, model.get_submodule(layer_path), change)
         if self.path.endswith(NORMALIZED):
             return _normalized_hook(model.get_submodule(self.path.removesuffix(NORMALIZED)), change, self.path)
         if self.path.endswith(INPUT):
@@ -52,6 +62,24 @@ class Site:
     def start(self) -> int:
         """The layer from whose output the network reaches this site: its own, or the one below its module; -1: none."""
         return self.layer if self.is_layer else self.layer - 1
+
+
+@contextmanager
+def _stream_hook(module: nn.Module, layer: nn.Module, change: HiddenMap) -> Iterator[None]:
+    """Call `change` on the residual stream that `module` takes in; what takes its place is added to the layer too.
+
+    The module is a branch of the stream: what it takes in goes past it as well, and comes out of the layer unchanged.
+    """
+    moved: list[Tensor] = []
+
+    def enter(hidden_BTD: Tensor) -> Tensor | None:
+        changed_BTD = change(hidden_BTD)
+        if changed_BTD is not None:
+            moved.append(changed_BTD - hidden_BTD)
+        return changed_BTD
+
+    with input_hook(module, enter), output_hook(layer, lambda out_BTD: out_BTD + moved.pop() if moved else None):
+        yield
 
 
 def _normalized_hook(norm: nn.Module, change: HiddenMap, path: str) -> AbstractContextManager[None]:
@@ -70,12 +98,15 @@ def without_gain(norm: nn.Module) -> nn.Module:
     bare = copy.deepcopy(norm)
     bare._forward_hooks.clear()
     bare._forward_pre_hooks.clear()
+    parameters = dict(bare.named_parameters())
+    if not parameters:  # OLMo's norm has no gain
+        return bare
     with torch.no_grad():
-        for parameter in bare.parameters():
+        for parameter in parameters.values():
             parameter.zero_()
-        weight = next(bare.parameters())
+        weight = parameters["weight"]
         if not bare(torch.arange(1.0, 1.0 + len(weight), dtype=weight.dtype, device=weight.device)).any():
-            dict(bare.named_parameters())["weight"].fill_(1.0)
+            weight.fill_(1.0)
     return bare
 
 
@@ -132,7 +163,7 @@ def resolve_site(model: nn.Module, layers_path: str, spelling: str) -> Site:
     full = f"{prefix}.{spelling}" if prefix and spelling.startswith(f"{name}.") else spelling
     path = _hook_to_path(layers, layers_path, spelling) or full.removesuffix(".output")
     match = re.fullmatch(rf"{re.escape(layers_path)}\.(\d+)(\..+)?", path)
-    module = path.removesuffix(INPUT).removesuffix(NORMALIZED)
+    module = path.removesuffix(INPUT).removesuffix(STREAM).removesuffix(NORMALIZED)
     if match is None or module not in {name for name, _ in model.named_modules()}:
         raise ModelError(
             f"no site {spelling!r} in {type(model).__name__}; expected {layers_path}.L, a module below it (with "
@@ -166,14 +197,19 @@ def _hook_to_path(layers: nn.ModuleList, layers_path: str, spelling: str) -> str
             return block_path
         case "hook_resid_pre":
             return block_path + INPUT
-        case "hook_mlp_out" | "mlp.hook_out":
-            return f"{block_path}.{_branch_end(block, _child(block, _MLP_NAMES, spelling, block_path))}"
+        case "hook_mlp_out":
+            return f"{block_path}.{_branch_end(block, _MLP_NAMES, spelling, block_path)}"
         case "hook_attn_out":
-            return f"{block_path}.{_branch_end(block, _child(block, _ATTENTION_NAMES, spelling, block_path))}"
-        case "hook_resid_mid" | "hook_mlp_in":
-            return f"{block_path}.{_child(block, _MLP_NORM_NAMES, spelling, block_path)}{INPUT}"
+            return f"{block_path}.{_branch_end(block, _ATTENTION_NAMES, spelling, block_path)}"
+        case "hook_resid_mid":
+            return f"{block_path}.{_child(block, _mlp_entries(block), spelling, block_path)}{STREAM}"
+        case "hook_mlp_in":
+            return f"{block_path}.{_child(block, _mlp_entries(block), spelling, block_path)}{INPUT}"
         case "ln2.hook_normalized":
-            return f"{block_path}.{_child(block, _MLP_NORM_NAMES, spelling, block_path)}{NORMALIZED}"
+            names = _POST_NORMS["mlp"] if _is_post_norm(block) else _MLP_NORM_NAMES
+            return f"{block_path}.{_child(block, names, spelling, block_path)}{NORMALIZED}"
+        case "mlp.hook_out":
+            return f"{block_path}.{_child(block, _MLP_NAMES, spelling, block_path)}"
         case "mlp.hook_in":
             return f"{block_path}.{_child(block, _MLP_NAMES, spelling, block_path)}{INPUT}"
         case "attn.hook_z":
@@ -195,8 +231,28 @@ def _child(module: nn.Module, names: tuple[str, ...], spelling: str, path: str) 
     return found
 
 
-def _branch_end(block: nn.Module, name: str) -> str:
-    """The module whose output is added to the residual stream: the branch itself, or the norm behind it."""
+def _is_post_norm(block: nn.Module) -> bool:
+    """Whether the MLP takes in the residual stream itself and is normalised only behind (OLMo 2, Exaone 4)."""
     children = dict(block.named_children())
-    post_norm = _POST_NORM.get(name, "")
-    return post_norm if post_norm in children and "pre_feedforward_layernorm" in children else name
+    return any(name in children for name in _POST_NORMS["mlp"]) and not any(
+        name in children for name in ("pre_feedforward_layernorm", "input_layernorm")
+    )
+
+
+def _mlp_entries(block: nn.Module) -> tuple[str, ...]:
+    """Names of the module through which the residual stream goes into the MLP."""
+    return _MLP_NAMES if _is_post_norm(block) else _MLP_NORM_NAMES
+
+
+def _branch_end(block: nn.Module, names: tuple[str, ...], spelling: str, path: str) -> str:
+    """The module whose output is added to the residual stream: the branch itself, or the norm behind it."""
+    name = _child(block, names, spelling, path)
+    if getattr(block, "residual_multiplier", 1.0) != 1.0:
+        raise ModelError(
+            f"{spelling!r}: {type(block).__name__} adds {block.residual_multiplier} times what {name} puts out, and no "
+            f"module puts that out; expected a layer's output, or {path}.{name} for what is not multiplied yet."
+        )
+    children = dict(block.named_children())
+    if not any(norm in children for norm in _POST_NORMS["mlp"]):
+        return name
+    return next((norm for norm in _POST_NORMS.get(name, ()) if norm in children), name)

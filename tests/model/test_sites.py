@@ -11,8 +11,12 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
 )
 
 from gradsae_fast.errors import ModelError
@@ -34,7 +38,7 @@ from gradsae_fast.model.load import LanguageModel, prepare_model
         ("model.layers.2.mlp.input", "model.layers.2.mlp.input"),
         ("blocks.2.mlp.hook_in", "model.layers.2.mlp.input"),
         ("blocks.2.mlp.hook_out", "model.layers.2.mlp"),
-        ("blocks.2.hook_resid_mid", "model.layers.2.post_attention_layernorm.input"),
+        ("blocks.2.hook_resid_mid", "model.layers.2.post_attention_layernorm.stream"),
         ("blocks.2.hook_mlp_in", "model.layers.2.post_attention_layernorm.input"),
         ("blocks.2.ln2.hook_normalized", "model.layers.2.post_attention_layernorm.normalized"),
         ("blocks.2.attn.hook_z", "model.layers.2.self_attn.o_proj.input"),
@@ -76,6 +80,22 @@ def test_what_a_module_takes_in_can_be_seen_and_exchanged(tiny_lm: LanguageModel
     assert not torch.allclose(clean, changed)
 
 
+def test_where_norms_stand_behind_the_branches_hooks_follow_them() -> None:
+    """In OLMo 2 the MLP takes in the residual stream itself, and what is added is the norm's output."""
+    lm, path = random_model("olmo2"), "model.layers.1"
+    assert lm.site("blocks.1.hook_resid_mid").path == f"{path}.mlp.stream"
+    assert lm.site("blocks.1.hook_mlp_in").path == f"{path}.mlp.input"
+    assert lm.site("blocks.1.hook_mlp_out").path == f"{path}.post_feedforward_layernorm"
+    assert lm.site("blocks.1.hook_attn_out").path == f"{path}.post_attention_layernorm"
+    assert lm.site("blocks.1.mlp.hook_out").path == f"{path}.mlp"
+
+
+def test_what_a_block_multiplies_before_it_is_added_is_no_site() -> None:
+    lm = random_model("granite")
+    with pytest.raises(ModelError, match=r"adds 0\.5 times what mlp puts out"):
+        lm.site("blocks.1.hook_mlp_out")
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
 def test_a_normalized_site_is_read_before_gain_and_bias(architecture: str) -> None:
     lm = random_model(architecture)
@@ -103,6 +123,8 @@ def random_model(architecture: str) -> LanguageModel:
     model = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, **heads)),
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**sizes, **heads)),
+        "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**sizes, **heads)),
+        "granite": lambda: GraniteForCausalLM(GraniteConfig(residual_multiplier=0.5, **sizes, **heads)),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=24, n_layer=2, n_head=3)),
     }[architecture]()
     for parameter in model.parameters():

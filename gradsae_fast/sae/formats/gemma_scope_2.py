@@ -140,6 +140,8 @@ def _named(folder: Path) -> Ends:
         return Ends()
     if kind == "transcoder":
         return _transcoder(layer[1], affine=folder.absolute().name.endswith("_affine"))
+    if "coder" not in kind and kind not in FOLDERS:
+        return Ends()
     if kind not in FOLDERS:
         raise SaeError(
             f"{folder} is of the Gemma Scope 2 kind {kind!r}; supported: {', '.join(FOLDERS)}, transcoder (a "
