@@ -15,6 +15,7 @@ from gradsae_fast.sae.canonical import (
     GroupMax,
     InputNorm,
     InputStats,
+    MatchingPursuit,
     Sae,
     Threshold,
     TopK,
@@ -28,6 +29,7 @@ from gradsae_kernels import (
     SparseRows,
     decode,
     encode_groupmax,
+    encode_matching_pursuit,
     encode_threshold,
     encode_topk,
     kernel_configuration,
@@ -48,7 +50,8 @@ def kernels_for(sae: Sae, device: torch.device, hidden_dtype: torch.dtype) -> st
     """What the operators run for this SAE on a device; it decides over last bits. ScoreError where they cannot run."""
     x_dtype = hidden_dtype if sae.input_norm is InputNorm.NONE else torch.float32
     k = sae.rule.k if isinstance(sae.rule, TopK) else None
-    prefix = "groupmax tiled torch; " if isinstance(sae.rule, GroupMax) else ""
+    tiled = {GroupMax: "groupmax tiled torch; ", MatchingPursuit: "matching pursuit tiled torch; "}
+    prefix = tiled.get(type(sae.rule), "")
     try:
         return prefix + kernel_configuration(device, x_dtype, sae.w_enc_CD.dtype, sae.d_in, sae.num_latents, k=k)
     except BackendUnavailable as error:
@@ -74,6 +77,14 @@ def encode(sae: Sae, hidden_ND: Tensor) -> Code:
                 rows = encode_topk(x_ND, sae.w_enc_CD, sae.bias_C, rule.k, signed=rule.signed)
             case GroupMax() as rule:
                 rows = encode_groupmax(x_ND, sae.w_enc_CD, sae.bias_C, rule.groups)
+            case MatchingPursuit() as rule:
+                rows = encode_matching_pursuit(
+                    x_ND.float() - sae.b_dec_D,
+                    sae.w_dec_CD,
+                    rule.max_iterations,
+                    residual_threshold=rule.residual_threshold,
+                    stop_on_repeat=rule.stop_on_repeat,
+                )
     return Code(rows=rows, stats=stats, skip_ND=None if sae.w_skip_DD is None else x_ND.float() @ sae.w_skip_DD)
 
 

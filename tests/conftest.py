@@ -157,7 +157,7 @@ def _write_sae(
     return saelens.save(
         folder / name,
         architecture=architecture,
-        weights=weights,
+        weights={key: tensor for key, tensor in weights.items() if key in KEYS[architecture]},
         config={**options, "metadata": metadata, **config},
     )
 

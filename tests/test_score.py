@@ -33,6 +33,7 @@ FAMILIES = [
     ("topk", {"rescale_acts_by_decoder_norm": True}),
     ("topk", {"normalize_activations": "layer_norm", "apply_b_dec_to_input": True}),
     ("abstopk", {}),
+    ("matching_pursuit", {"max_iterations": 8, "stop_on_duplicate_support": False}),
 ]
 
 

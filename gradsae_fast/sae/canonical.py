@@ -4,8 +4,10 @@ Every supported family is brought to this one form when it is loaded:
 
     x   = normalise_input(z)                    per token, or the identity
     u   = x W_encᵀ + bias                       the bias holds every shift of the input, summed in float64
-    a   = rule(u)                               Threshold, TopK or GroupMax
+    a   = rule(u)                               Threshold, TopK, GroupMax or MatchingPursuit
     ẑ   = undo_norm(a W_dec + b_dec + x W_skip)
+
+MatchingPursuit alone needs more than u: it begins with it and goes on from what its latents leave of x - b_dec.
 
 A transcoder is the same thing with two ends: it reads one site and writes another (`SaeFacts.reads`), maybe with a skip
 connection. So a kernel needs few encode rules and one decoder, and a latent's effective decoder row is its row of W_dec
@@ -68,7 +70,22 @@ class GroupMax:
     groups: int
 
 
-Rule: TypeAlias = Threshold | TopK | GroupMax
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchingPursuit:
+    """Steps of a residual that is x - b_dec at first; the encoder is the decoder, W_enc = W_dec.
+
+    A step takes the latent c of largest ⟨residual, W_dec[c]⟩, if positive, adds the product to its activation and takes
+    so much of W_dec[c] off the residual; ties go to the smaller latent. A latent is active iff it was taken at least
+    once; its activation is positive. A token is done where nothing is positive, or after a step that was the last of
+    `max_iterations`, took a latent once more (`stop_on_repeat`) or left a residual of norm below `residual_threshold`.
+    """
+
+    max_iterations: int
+    residual_threshold: float  # in the units of x; 0: never
+    stop_on_repeat: bool
+
+
+Rule: TypeAlias = Threshold | TopK | GroupMax | MatchingPursuit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +114,9 @@ class SaeFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sae:
-    """One canonical SAE: u = x W + b, then the threshold rule or the top-k rule."""
+    """One canonical SAE: u = x W + b, then the rule."""
 
-    w_enc_CD: Tensor  # contiguous; float32, or half where asked
+    w_enc_CD: Tensor  # contiguous; float32, or half where asked; w_dec_CD itself under MatchingPursuit
     w_dec_CD: Tensor  # contiguous; same dtype as w_enc_CD
     bias_C: Tensor  # float32
     b_dec_D: Tensor  # float32

@@ -11,6 +11,9 @@ maps are affine, so they vanish into weights and biases:
 in this order, which is SAELens' own: a checkpoint folded here and the same checkpoint folded by SAELens agree in their
 activations, not only in their reconstructions.
 
+Matching pursuit has one matrix, whose rows keep their norms: a factor s divides its latents, b_dec and the norm at
+which it stops instead. It takes no other fold, because each would change which latents it takes.
+
 The skip path of a transcoder takes x as the encoder reads it, and none of the transformations above.
 
 Shapes: D width that is read or written (they may differ), C latents. The encoder is stored one latent per row, as the
@@ -23,7 +26,7 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.canonical import InputNorm, Rule, Sae, SaeFacts, Threshold
+from gradsae_fast.sae.canonical import InputNorm, MatchingPursuit, Rule, Sae, SaeFacts, Threshold
 
 ROWS_PER_TILE = 8192  # bounds the float64 copy of a weight matrix
 STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -40,7 +43,7 @@ class Whitening:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredSae:
-    """An SAE as its files describe it, checked but not yet folded."""
+    """An SAE as its files describe it, checked but not yet folded. MatchingPursuit reads w_dec_CD alone."""
 
     w_enc_CD: Tensor
     w_dec_CD: Tensor
@@ -71,6 +74,8 @@ def fold(stored: StoredSae, *, facts: SaeFacts, device: str | torch.device, dtyp
     if dtype not in STORAGE_DTYPES:
         supported = ", ".join(_name(each) for each in STORAGE_DTYPES)
         raise SaeError(f"an SAE cannot be kept in {_name(dtype)}; supported: {supported}")
+    tied = isinstance(stored.rule, MatchingPursuit)
+    stored = _fold_pursuit(stored, facts) if tied else stored
     parts = _fold_factor(_parts(stored), stored.norm_factor)
     if stored.rescale_by_decoder_norm:
         parts = _fold_decoder_norm(parts)
@@ -80,9 +85,10 @@ def fold(stored: StoredSae, *, facts: SaeFacts, device: str | torch.device, dtyp
     # From the stored encoder, not from the exact one: after rounding to half, u must still be (x - shift) times the
     # same weights, or a large shift leaves its rounding error in every pre-activation.
     bias_C = _subtract_shift(parts.bias_C, w_enc_CD, parts.shift_D)
+    w_enc_CD = w_enc_CD.to(device)
     return Sae(
-        w_enc_CD=w_enc_CD.to(device),
-        w_dec_CD=_store(parts.w_dec_CD, dtype, facts).to(device),
+        w_enc_CD=w_enc_CD,
+        w_dec_CD=w_enc_CD if tied else _store(parts.w_dec_CD, dtype, facts).to(device),
         bias_C=_store(bias_C, torch.float32, facts).to(device),
         b_dec_D=_store(parts.b_dec_D, torch.float32, facts).to(device),
         rule=_place(stored.rule, device),
@@ -101,6 +107,29 @@ def _parts(stored: StoredSae) -> _Parts:
         bias_C=bias_C.double(),
         b_dec_D=b_dec_D,
         shift_D=b_dec_D if stored.subtract_b_dec else torch.zeros(stored.w_enc_CD.shape[1], dtype=torch.float64),
+    )
+
+
+def _fold_pursuit(stored: StoredSae, facts: SaeFacts) -> StoredSae:
+    """Matching pursuit without its factor s: s·z - b_dec is s times z - b_dec / s, and so is every residual."""
+    assert isinstance(stored.rule, MatchingPursuit)
+    if (
+        stored.rescale_by_decoder_norm
+        or stored.whitening is not None
+        or stored.b_enc_C is not None
+        or stored.w_skip_DD is not None
+        or not stored.subtract_b_dec
+    ):
+        raise SaeError(
+            f"the matching pursuit SAE {facts.source!r} comes with a decoder norm, a whitening, an encoder bias, a "
+            "skip connection or a b_dec that is added alone; expected none: its one matrix encodes and decodes"
+        )
+    return replace(
+        stored,
+        w_enc_CD=stored.w_dec_CD,
+        b_dec_D=stored.b_dec_D.double() / stored.norm_factor,
+        rule=replace(stored.rule, residual_threshold=stored.rule.residual_threshold / stored.norm_factor),
+        norm_factor=1.0,
     )
 
 

@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
-from gradsae_fast.sae.canonical import GroupMax, InputStats, Sae, Threshold, TopK, normalise_input, undo_norm
+from gradsae_fast.sae.canonical import (
+    GroupMax,
+    InputStats,
+    MatchingPursuit,
+    Sae,
+    Threshold,
+    TopK,
+    normalise_input,
+    undo_norm,
+)
 
 
 def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
     """Activations a_NC, float32, zero where a latent is inactive. Raises SaeError on a wrong width."""
     x_ND, _ = normalise_input(sae, hidden_ND)
+    if isinstance(sae.rule, MatchingPursuit):
+        return _pursue(x_ND.float() - sae.b_dec_D, sae.w_dec_CD.float(), sae.rule)
     u_NC = x_ND.float() @ sae.w_enc_CD.float().T + sae.bias_C
     match sae.rule:
         case Threshold():
@@ -63,3 +74,22 @@ def _group_max(u_NC: Tensor, rule: GroupMax) -> Tensor:
     # argmax promises the first of equals.
     kept_NGS = torch.zeros_like(u_NGS, dtype=torch.bool).scatter(2, u_NGS.argmax(dim=2, keepdim=True), True)
     return torch.where(kept_NGS & (u_NGS > 0), u_NGS, 0.0).flatten(1)
+
+
+def _pursue(residual_ND: Tensor, w_CD: Tensor, rule: MatchingPursuit) -> Tensor:
+    """All tokens step together; those that are done by nothing. Only which latents are taken has no gradient."""
+    a_NC = torch.zeros(len(residual_ND), len(w_CD), device=residual_ND.device)
+    going_N1 = torch.ones(len(residual_ND), 1, dtype=torch.bool, device=residual_ND.device)
+    for _ in range(rule.max_iterations):
+        # max promises the first of equals.
+        u_N1, taken_N1 = (residual_ND @ w_CD.T).max(dim=1, keepdim=True)
+        row_ND = w_CD[taken_N1.squeeze(1)]
+        value_N1 = torch.where(going_N1 & (u_N1 > 0), (residual_ND * row_ND).sum(dim=1, keepdim=True).relu(), 0.0)
+        repeated_N1 = a_NC.gather(1, taken_N1) != 0
+        a_NC = a_NC.scatter_add(1, taken_N1, value_N1)
+        residual_ND = residual_ND - value_N1 * row_ND
+        going_N1 = going_N1 & (value_N1 > 0) & ~(repeated_N1 & rule.stop_on_repeat)
+        going_N1 = going_N1 & ~(residual_ND.norm(dim=1, keepdim=True) < rule.residual_threshold)
+        if not going_N1.any():
+            break
+    return a_NC

@@ -2,6 +2,7 @@
 
     encode_threshold, encode_topk,
     encode_groupmax                  x, encoder         -> SparseRows
+    encode_matching_pursuit          x, decoder         -> SparseRows
     project                          SparseRows, grad   -> one projection for each active pair
     project_documents                SparseRows, grad   -> one influence sum for each document and latent
     decode                           SparseRows         -> reconstruction
@@ -16,6 +17,7 @@ from gradsae_kernels.decode import decode
 from gradsae_kernels.emit.plan import EmitPlan, EmitVariant, choose_plan
 from gradsae_kernels.emit.tune import tune_plan
 from gradsae_kernels.encode_groupmax import encode_groupmax
+from gradsae_kernels.encode_matching_pursuit import encode_matching_pursuit
 from gradsae_kernels.encode_threshold import encode_threshold
 from gradsae_kernels.encode_topk import encode_topk
 from gradsae_kernels.project import project, project_documents
@@ -32,6 +34,7 @@ __all__ = [
     "choose_plan",
     "decode",
     "encode_groupmax",
+    "encode_matching_pursuit",
     "encode_threshold",
     "encode_topk",
     "kernel_configuration",

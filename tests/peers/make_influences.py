@@ -64,8 +64,11 @@ def tiny_llama(folder: Path) -> Any:
 
 
 def saelens(folder: Path) -> Encode:
-    """SAELens undoes, when it decodes, the norm that encode saw."""
+    """SAELens undoes, when it decodes, the norm that encode saw. It folds a checkpoint's factor when training ends."""
     sae = importlib.import_module("sae_lens").SAE.load_from_disk(folder)
+    if (folder / "activation_scaler.json").is_file():
+        factor = json.loads((folder / "activation_scaler.json").read_text())["scaling_factor"]
+        sae.fold_activation_norm_scaling_factor(factor)
     skip = getattr(sae, "W_skip", None)
 
     def encode(x_TD: Tensor) -> tuple[Tensor, Decode]:

@@ -6,6 +6,7 @@ cannot be scored are written to FOLDER/saelens-refused/<case>.
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # class, options
     "topk-rescaled": ("TopKSAE", {"k": K, "rescale_acts_by_decoder_norm": True}),
     "abstopk": ("AbsTopKSAE", {"k": K}),
     "abstopk-rescaled": ("AbsTopKSAE", {"k": K, "rescale_acts_by_decoder_norm": True}),
+    "matching-pursuit": ("MatchingPursuitSAE", {}),
+    "matching-pursuit-no-input-bias": ("MatchingPursuitSAE", {"apply_b_dec_to_input": False, "max_iterations": K}),
+    "matching-pursuit-repeats": ("MatchingPursuitSAE", {"stop_on_duplicate_support": False, "residual_threshold": 2.0}),
 }
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {  # saved for inference by a class for training
     "batchtopk": ("BatchTopKTrainingSAE", {"k": K}),
     "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": K, "matryoshka_widths": [C // 4, C]}),
     "jumprelu-trained": ("JumpReLUTrainingSAE", {}),
     "abstopk-trained": ("AbsTopKTrainingSAE", {"k": K}),
+    "matching-pursuit-trained": ("MatchingPursuitTrainingSAE", {"decoder_init_norm": 1.0}),
 }
 TRANSCODERS: dict[str, str] = {
     "transcoder": "Transcoder",
@@ -38,7 +43,8 @@ TRANSCODERS: dict[str, str] = {
     "transcoder-jumprelu": "JumpReLUTranscoder",
     "transcoder-jumprelu-skip": "JumpReLUSkipTranscoder",
 }
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {"matching-pursuit": ("MatchingPursuitSAE", {})}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {"temporal": ("TemporalSAE", {"n_heads": 2, "kval_topk": K})}
+FACTOR = 0.37
 
 
 def main(folder: Path) -> None:
@@ -53,6 +59,7 @@ def main(folder: Path) -> None:
         target = folder / "saelens" / case
         build(name, options).save_inference_model(target)
         refer(importlib.import_module("sae_lens").SAE.load_from_disk(target), target)
+    scaled(folder / "saelens" / "matching-pursuit-scaled")
     for case, name in TRANSCODERS.items():
         sae = build(name, {"d_out": D, "apply_b_dec_to_input": False})
         sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out = "blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out"
@@ -63,7 +70,10 @@ def main(folder: Path) -> None:
 
 
 def build(name: str, options: dict[str, Any]) -> Any:
-    """An SAE of the class, all parameters random, so that no bias is zero and no decoder is an encoder's transpose."""
+    """An SAE of the class, all parameters random, so that no bias is zero and no decoder is an encoder's transpose.
+
+    Matching pursuit goes astray unless its rows have norms of about one.
+    """
     library = importlib.import_module("sae_lens")
     torch.manual_seed(0)
     sae = getattr(library, name)(getattr(library, f"{name}Config")(**{"d_in": D, "d_sae": C} | options))
@@ -71,9 +81,20 @@ def build(name: str, options: dict[str, Any]) -> Any:
         torch.nn.init.normal_(parameter, std=0.3)
         if "threshold" in key:
             parameter.data.abs_()
+    if "MatchingPursuit" in name:
+        sae.W_dec.data *= torch.linspace(0.8, 1.05, C)[:, None] / sae.W_dec.data.norm(dim=1, keepdim=True)
     if hasattr(sae, "topk_threshold"):
         sae.topk_threshold.fill_(1.25)
     return sae
+
+
+def scaled(target: Path) -> None:
+    """A checkpoint that names its factor beside it; the reference is of the SAE into which SAELens folded it."""
+    sae = build("MatchingPursuitSAE", {"normalize_activations": "expected_average_only_in", "residual_threshold": 0.5})
+    sae.save_model(target)
+    (target / "activation_scaler.json").write_text(json.dumps({"scaling_factor": FACTOR}))
+    sae.fold_activation_norm_scaling_factor(FACTOR)
+    refer(sae, target)
 
 
 def refer(sae: Any, target: Path) -> None:

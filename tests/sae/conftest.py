@@ -42,7 +42,7 @@ def random_weights(architecture: str, *, d_in: int = D, d_sae: int = C, seed: in
     weights |= {key: normal(d_sae) * 0.5 for key in KEYS[architecture] if key not in weights}
     if "threshold" in weights:
         weights["threshold"] = weights["threshold"].abs()
-    return weights
+    return {key: tensor for key, tensor in weights.items() if key in KEYS[architecture]}
 
 
 @pytest.fixture

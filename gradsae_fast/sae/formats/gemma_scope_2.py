@@ -39,6 +39,7 @@ MODULES = {
     "post_feedforward_layernorm.output": "hook_mlp_out",
     "self_attn.o_proj.input": "attn.hook_z",
 }
+REFUSED = ("embedding",)
 FOLDERS = {"resid_post": "output", "mlp_out": "post_feedforward_layernorm.output", "attn_out": "self_attn.o_proj.input"}
 TRANSCODER_READS, TRANSCODER_WRITES = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
 
@@ -140,14 +141,14 @@ def _named(folder: Path) -> Ends:
         return Ends()
     if kind == "transcoder":
         return _transcoder(layer[1], affine=folder.absolute().name.endswith("_affine"))
-    if "coder" not in kind and kind not in FOLDERS:
-        return Ends()
-    if kind not in FOLDERS:
+    if kind in FOLDERS:
+        return _one_site(layer[1], FOLDERS[kind])
+    if kind in REFUSED or "coder" in kind:
         raise SaeError(
             f"{folder} is of the Gemma Scope 2 kind {kind!r}; supported: {', '.join(FOLDERS)}, transcoder (a "
             "crosscoder reads several layers at once)"
         )
-    return _one_site(layer[1], FOLDERS[kind])
+    return Ends()
 
 
 def _one_site(layer: str, module: str) -> Ends:

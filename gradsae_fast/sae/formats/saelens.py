@@ -5,6 +5,9 @@ constant threshold. Of the input normalisations, `expected_average_only_in` and 
 SAELens when training ends; only checkpoints of an unfinished run still name them, with the statistics in
 `activation_scaler.json` and `activation_whitening.safetensors` beside the weights.
 
+A matching pursuit SAE has W_dec alone, for both directions, and b_dec either in both or in neither: where
+`apply_b_dec_to_input` is false, SAELens leaves b_dec out of the reconstruction too.
+
 A transcoder subtracts no b_dec, and its decoder may be of another width. Its skip connection adds z W_skipᵀ: W_skip is
 stored [written width, read width]. `hook_name` of the metadata is what it reads, `hook_name_out` what it writes.
 
@@ -57,12 +60,12 @@ def load(
     by_hand = "" if norm_factor is None else f"norm_factor={norm_factor!r}"
     digest = digest_files([folder / CONFIG, folder / WEIGHTS, *norm.files], extra=by_hand)
     stored = StoredSae(
-        w_enc_CD=tensors["W_enc"].T,
+        w_enc_CD=tensors["W_dec"] if config.pursuit else tensors["W_enc"].T,
         w_dec_CD=tensors["W_dec"],
         b_enc_C=tensors.get("b_enc"),
         b_dec_D=tensors["b_dec"],
         rule=_rule(config, tensors, folder / WEIGHTS),
-        subtract_b_dec=config.apply_b_dec_to_input,
+        subtract_b_dec=config.apply_b_dec_to_input or config.pursuit is not None,
         input_norm=norm.input_norm,
         rescale_by_decoder_norm=config.rescale_acts_by_decoder_norm,
         norm_factor=norm.factor,
@@ -82,7 +85,8 @@ def save(path: Path, *, architecture: str, weights: Mapping[str, Tensor], config
     if architecture not in KEYS:
         raise SaeError(f"cannot save the architecture {architecture!r}; supported: {', '.join(KEYS)}")
     check_keys(weights, KEYS[architecture], path=path / WEIGHTS, family=architecture)
-    d_in, (d_sae, d_out) = len(weights["W_enc"]), weights["W_dec"].shape
+    d_sae, d_out = weights["W_dec"].shape
+    d_in = len(weights["W_enc"]) if "W_enc" in weights else d_out
     transcodes = is_transcoder(architecture)
     check_tensors(weights, _shapes(architecture, d_in, d_sae, d_out if transcodes else d_in), path=path / WEIGHTS)
     written = {
@@ -120,6 +124,8 @@ def _read_weights(path: Path, config: SaelensConfig) -> dict[str, Tensor]:
             )
     check_keys(tensors, KEYS[config.architecture], path=path, family=config.architecture)
     check_tensors(tensors, _shapes(config.architecture, config.d_in, config.d_sae, config.d_out), path=path)
+    if config.pursuit and not config.apply_b_dec_to_input:
+        tensors["b_dec"] = torch.zeros(config.d_out)
     return tensors
 
 
@@ -144,6 +150,9 @@ def _rule(config: SaelensConfig, tensors: Mapping[str, Tensor], path: Path) -> R
             # The gate opens at x·w + b_gate > 0; the magnitude is relu(exp(r_mag)·(x·w) + b_mag): one shared product.
             scale_C = tensors["r_mag"].double().exp()
             return Threshold(threshold_C=-tensors["b_gate"], scale_C=scale_C, offset_C=tensors["b_mag"])
+        case "matching_pursuit":
+            assert config.pursuit is not None
+            return config.pursuit
     assert config.k is not None  # what is left are the top-k families, whose k was read
     return TopK(k=config.k, signed=config.architecture == "abstopk")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.canonical import MatchingPursuit
 from gradsae_fast.sae.formats.settings import check_k, read_json, read_optional, read_size
 
 KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight file
@@ -19,6 +20,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight
     "jumprelu": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
     "topk": ("W_enc", "W_dec", "b_enc", "b_dec"),
     "abstopk": ("W_enc", "W_dec", "b_enc", "b_dec"),
+    "matching_pursuit": ("W_dec", "b_dec"),
     "transcoder": ("W_enc", "W_dec", "b_enc", "b_dec"),
     "skip_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "W_skip"),
     "jumprelu_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
@@ -26,8 +28,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight
 }
 TOP_K = ("topk", "abstopk")
 REFUSED: Mapping[str, str] = {  # architectures of SAELens that the canonical SAE cannot express, and why
-    "matching_pursuit": "its latents are chosen one after another, each from what the ones before it left over",
-    "temporal": "its latents depend on earlier tokens, through attention",
+    "temporal": "its latents depend on earlier tokens, through attention, and what it predicts from them is not sparse",
 }
 NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
 RENAMED_IN_6 = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
@@ -44,6 +45,7 @@ class SaelensConfig:
     apply_b_dec_to_input: bool
     normalize_activations: str
     k: int | None  # of the top-k families
+    pursuit: MatchingPursuit | None  # of matching_pursuit
     rescale_acts_by_decoder_norm: bool
     site: str | None  # that is written
     hook_name: str | None
@@ -76,6 +78,7 @@ def read_config(path: Path) -> SaelensConfig:
         apply_b_dec_to_input=read_optional(raw, "apply_b_dec_to_input", bool, path) is not False,
         normalize_activations=_one_of(raw, "normalize_activations", NORMALISATIONS, path),
         k=check_k(raw.get("k"), d_sae, path) if architecture in TOP_K else None,
+        pursuit=_pursuit(raw, d_in, path) if architecture == "matching_pursuit" else None,
         rescale_acts_by_decoder_norm=architecture in TOP_K
         and read_optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
         site=read_optional(metadata, f"hf_hook_name{out}", str, path),
@@ -149,6 +152,24 @@ def _check_transcoder(raw: Mapping[str, Any], path: Path) -> None:
             f"normalize_activations in {path} is {norm!r}; supported for a transcoder: none. SAELens normalises what "
             "it reads and undoes nothing at the site that it writes"
         )
+
+
+def _pursuit(raw: Mapping[str, Any], d_in: int, path: Path) -> MatchingPursuit:
+    """The rule of a matching pursuit SAE, with SAELens' defaults. SAELens refuses its whitening too."""
+    norm = raw["normalize_activations"]
+    if norm == "covariance_whitening":
+        raise SaeError(
+            f"normalize_activations in {path} is {norm!r}, which matching pursuit cannot take: folded, it would "
+            "make two matrices of the one that encodes and decodes. Correct the configuration"
+        )
+    threshold = raw.get("residual_threshold", 1e-2)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise SaeError(f"residual_threshold in {path} is {threshold!r}, expected a finite number; 0 or less for none")
+    return MatchingPursuit(
+        max_iterations=d_in if raw.get("max_iterations") is None else read_size(raw, "max_iterations", path),
+        residual_threshold=max(0.0, float(threshold)),
+        stop_on_repeat=read_optional(raw, "stop_on_duplicate_support", bool, path) is not False,
+    )
 
 
 def _reads(metadata: Mapping[str, Any], path: Path) -> str:

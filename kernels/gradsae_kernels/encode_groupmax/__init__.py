@@ -37,7 +37,7 @@ def encode_groupmax(
     x_ND, w_enc_CD, bias_C = x_ND.detach(), w_enc_CD.detach(), bias_C.detach().to(torch.float32).contiguous()
     if Backend(backend) is Backend.TRITON:
         raise BackendUnavailable(f"backend {backend}: encode_groupmax has no fused kernel; ask for {Backend.TILED}")
-    encode = encode_groupmax_reference if backend is Backend.REFERENCE else encode_groupmax_tiled
+    encode = encode_groupmax_reference if Backend(backend) is Backend.REFERENCE else encode_groupmax_tiled
     return encode(x_ND, w_enc_CD, bias_C, groups)
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.canonical import MatchingPursuit
 from gradsae_fast.sae.formats.saelens_config import read_config
 
 VALID: dict[str, Any] = {"architecture": "topk", "d_in": 12, "d_sae": 40, "k": 5, "metadata": {}}
+PURSUIT: dict[str, Any] = {"architecture": "matching_pursuit"}
 
 
 def write(path: Path, **changes: Any) -> Path:
@@ -31,13 +33,9 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
     [
         (
             {"architecture": "crosscoder"},
-            "'crosscoder'; supported: standard, gated, jumprelu, topk, abstopk, transcoder",
+            "'crosscoder'; supported: standard, gated, jumprelu, topk, abstopk, matching_pursuit, transcoder",
         ),
         ({"architecture": "temporal"}, "'temporal'; supported.*because its latents depend on earlier tokens"),
-        (
-            {"architecture": "matching_pursuit"},
-            "'matching_pursuit'; supported.*because its latents are chosen one after",
-        ),
         ({"architecture": "matryoshka_batchtopk"}, "save_inference_model stores it as jumprelu"),
         ({"architecture": None}, "None; supported"),
         ({"activation_fn": "tanh-relu"}, "activation 'tanh-relu'"),
@@ -50,6 +48,13 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
         ({"k": None}, "k in .* None, expected a whole number from 1 to 40"),
         ({"k": 41}, "k in .* 41"),
         ({"k": 2.5}, "k in .* 2.5"),
+        (PURSUIT | {"max_iterations": 0}, "max_iterations in .* 0, expected a positive whole number"),
+        (PURSUIT | {"max_iterations": 2.5}, "max_iterations in .* 2.5, expected int"),
+        (PURSUIT | {"residual_threshold": "0.1"}, "residual_threshold in .* '0.1', expected a finite number"),
+        (PURSUIT | {"residual_threshold": float("nan")}, "residual_threshold in .* nan, expected a finite number"),
+        (PURSUIT | {"residual_threshold": None}, "residual_threshold in .* None, expected a finite number"),
+        (PURSUIT | {"stop_on_duplicate_support": 1}, "stop_on_duplicate_support in .* 1, expected bool"),
+        (PURSUIT | {"normalize_activations": "covariance_whitening"}, "which matching pursuit cannot take"),
         ({"metadata": []}, "metadata in .* expected an object"),
         ({"metadata": {"prepend_bos": "no"}}, "prepend_bos in .* expected bool"),
         ({"metadata": {"hf_hook_name": 3}}, "hf_hook_name in .* expected str"),
@@ -68,6 +73,15 @@ def test_unreadable_json_is_refused(content: str, tmp_path: Path) -> None:
     file.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(SaeError, match=r"cfg\.json"):
         read_config(file)
+
+
+def test_a_pursuit_stops_as_the_library_says_where_the_file_says_nothing(tmp_path: Path) -> None:
+    rule = read_config(write(tmp_path, **PURSUIT)).pursuit
+    assert rule == MatchingPursuit(max_iterations=12, residual_threshold=1e-2, stop_on_repeat=True)
+    stops = {"max_iterations": None, "residual_threshold": -1, "stop_on_duplicate_support": False}
+    rule = read_config(write(tmp_path, **PURSUIT, **stops)).pursuit
+    assert rule == MatchingPursuit(max_iterations=12, residual_threshold=0.0, stop_on_repeat=False)
+    assert read_config(write(tmp_path)).pursuit is None
 
 
 def test_a_measurement_that_was_never_taken_is_no_measurement(tmp_path: Path) -> None:
