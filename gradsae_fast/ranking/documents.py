@@ -11,7 +11,7 @@ from gradsae_fast.ranking.columns import json_column, text_column
 from gradsae_fast.ranking.postings import Postings, read_postings
 from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.ranking.selection import Selection, select
-from gradsae_fast.ranking.tally import document_lengths, group_maximum, scope
+from gradsae_fast.ranking.tally import document_lengths, group_maximum, scope, strongest
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.segment import StoredSegment
@@ -49,9 +49,9 @@ def rank_documents(
 
     Returns:
         rank, key, score, mean_score (per counted token; a frequency is one already), influence, positive, absolute,
-        activation, num_active (tokens), frequency, max_influence, max_activation, num_tokens (counted), exact where it
-        was asked for, then the metadata columns (with "metadata." in front where a column above has the name). No rows
-        where it never fires.
+        activation, num_active (tokens), frequency, max_influence, max_activation (of the negative polarity the most
+        negative), num_tokens (counted), exact where it was asked for, then the metadata columns (with "metadata." in
+        front where a column above has the name). No rows where it never fires.
 
     Raises QueryError where the latent or a name is unknown, k is below 1, or the store has no exact effects.
     """
@@ -86,7 +86,7 @@ def _document_sums(
 ) -> dict[str, Array]:
     """The sums of the documents of a segment in which the latent fires; exact where that is asked and it is dense."""
     postings = read_postings(segment, latent, slots, question)
-    sums = _sum_postings(postings, document_lengths(store, segment, question))
+    sums = _sum_postings(postings, document_lengths(store, segment, question), question)
     if question.exact is None:
         return sums
     latent_P = np.full(len(sums["slot"]), latent)
@@ -94,15 +94,12 @@ def _document_sums(
     return sums | {"influence": influence_P, "exact": question.exact.is_dense(latent_P)}
 
 
-def _sum_postings(postings: Postings, num_tokens_M: Array) -> dict[str, Array]:
+def _sum_postings(postings: Postings, num_tokens_M: Array, question: Question) -> dict[str, Array]:
     """Sum one latent's entries over each document of a segment in which it fires."""
     slot, row_P, num_active = np.unique(postings.slot_P, return_inverse=True, return_counts=True)
 
     def total(value_P: Array) -> Array:
         return np.bincount(row_P, value_P, len(slot))
-
-    def largest(value_P: Array) -> Array:
-        return group_maximum(row_P, value_P, len(slot))
 
     num_tokens = num_tokens_M[slot]
     return {
@@ -110,8 +107,8 @@ def _sum_postings(postings: Postings, num_tokens_M: Array) -> dict[str, Array]:
         **{by: total(postings.value_P(by)) for by in ("influence", "positive", "absolute", "activation")},
         "num_active": num_active,
         "frequency": num_active / num_tokens,
-        "max_influence": largest(postings.influence_P),
-        "max_activation": largest(postings.activation_P),
+        "max_influence": group_maximum(row_P, postings.influence_P, len(slot)),
+        "max_activation": strongest(row_P, postings.activation_P, len(slot), question),
         "num_tokens": num_tokens,
     }
 

@@ -13,6 +13,7 @@ from gradsae_fast.ranking.selection import Selection, keys_of, select
 from gradsae_fast.ranking.tally import Tally, group_maximum, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.polarity import turned
 
 
 def rank_latents(
@@ -45,9 +46,9 @@ def rank_latents(
 
     Returns:
         rank, latent, score, mean_score (per counted token; a frequency is one already), influence, positive, absolute,
-        activation, num_active (tokens), frequency, max_influence, max_activation (over tokens),
-        num_documents (in which it fires), and exact where it was asked for. Units and counts are in the schema
-        metadata (see `answer`).
+        activation, num_active (tokens), frequency, max_influence, max_activation (over tokens; of the negative
+        polarity the most negative), num_documents (in which it fires), and exact where it was asked for. Units and
+        counts are in the schema metadata (see `answer`).
 
     Raises:
         QueryError: a name is unknown, k is below 1, no chosen token is counted, or the store has no exact effects.
@@ -64,7 +65,7 @@ def rank_latents(
     )
     totals = _add_up(store, select(store, document=document, where=where), question)
     return build_table(
-        totals.columns(question, smallest=smallest),
+        totals.columns(smallest=smallest),
         ranking="latents",
         store=store,
         question=question,
@@ -78,7 +79,7 @@ def rank_latents(
 
 def _add_up(store: ScoreStore, selection: Selection, question: Question) -> "LatentTotals":
     """The sums over the chosen documents. QueryError where they have no counted token."""
-    totals = LatentTotals(question.num_latents)
+    totals = LatentTotals(question)
     for segment, slots in selection:
         totals.add(tally(store, segment, slots, question))
     if totals.num_tokens == 0:
@@ -89,13 +90,16 @@ def _add_up(store: ScoreStore, selection: Selection, question: Question) -> "Lat
 class LatentTotals:
     """Sums over documents for each of C latents, in float64."""
 
-    def __init__(self, num_latents: int) -> None:
+    def __init__(self, question: Question) -> None:
+        num_latents = question.num_latents
+        self.question = question
         self.num_tokens = 0
         self.num_documents = 0
         self.num_active = np.zeros(num_latents, np.int64)
         self.active_documents = np.zeros(num_latents, np.int64)
         self.sums = {name: np.zeros(num_latents) for name in ("influence", "positive", "absolute", "activation")}
-        self.maxima = {name: np.full(num_latents, -np.inf) for name in ("max_influence", "max_activation")}
+        self.max_influence = np.full(num_latents, -np.inf)
+        self.max_activation = np.full(num_latents, -np.inf)  # turned: of the negative polarity the largest -a
 
     def add(self, part: Tally) -> None:
         """Add the documents of one segment."""
@@ -106,11 +110,13 @@ class LatentTotals:
         self.active_documents += np.bincount(part.latent_P, minlength=num_latents)
         for name, total in self.sums.items():
             total += np.bincount(part.latent_P, part.amount_P(name), num_latents)
-        for name, largest in self.maxima.items():
-            np.maximum(largest, group_maximum(part.latent_P, getattr(part, f"{name}_P"), num_latents), out=largest)
+        activation_P = turned(part.max_activation_P, self.question.polarity)
+        for largest, value_P in ((self.max_influence, part.max_influence_P), (self.max_activation, activation_P)):
+            np.maximum(largest, group_maximum(part.latent_P, value_P, num_latents), out=largest)
 
-    def columns(self, question: Question, *, smallest: bool) -> dict[str, Array]:
+    def columns(self, *, smallest: bool) -> dict[str, Array]:
         """Return the columns of the first k latents that fire, in order."""
+        question = self.question
         frequency = self.num_active / self.num_tokens
         score = frequency if question.by == "frequency" else self.sums[question.by]
         active = np.flatnonzero(self.num_active)
@@ -121,7 +127,8 @@ class LatentTotals:
             **self.sums,
             "num_active": self.num_active,
             "frequency": frequency,
-            **self.maxima,
+            "max_influence": self.max_influence,
+            "max_activation": turned(self.max_activation, question.polarity),
             "num_documents": self.active_documents,
         }
         exact = {} if question.exact is None else {"exact": question.exact.is_dense(latent)}

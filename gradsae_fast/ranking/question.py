@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import SupportsIndex
 
-import numpy as np
-
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.exact import ExactEffects, find_exact
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.polarity import POLARITIES, has_polarity
 
-POLARITIES = ("positive", "negative")
 SUMS = ("influence", "positive", "absolute", "activation", "frequency")
 
 
@@ -32,9 +30,7 @@ class Question:
 
     def takes(self, activation_Z: Array) -> Array:
         """Return which activations have the polarity that is asked for, bool [Z]."""
-        if self.polarity is None:
-            return np.ones(len(activation_Z), bool)
-        return activation_Z > 0 if self.polarity == "positive" else activation_Z < 0
+        return has_polarity(activation_Z, self.polarity)
 
 
 def resolve(
@@ -97,8 +93,7 @@ def _check_polarity(store: ScoreStore, site: str, polarity: str, exact_dense: bo
         raise QueryError(
             "exact effects are of a latent as a whole, not of one polarity; ask for one of the two, exact or polarity"
         )
-    stats = (segment.site(site).latent_stats(["count_negative"]) for segment in store.segments)
-    if not any(part.columns["count_negative"].any() for part in stats):
+    if not any(segment.site(site).is_signed for segment in store.segments):
         raise QueryError(
             f"got polarity = {polarity!r}, but no activation at {site!r} is negative, so it has no effect; leave it out"
         )

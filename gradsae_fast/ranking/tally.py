@@ -4,8 +4,8 @@ Letters: N tokens and M documents of a segment, S chosen documents, P pairs of a
 active on at least one of its counted tokens, C latents, Z non-zeros of a run of tokens.
 
 The store keeps these sums (as float32), with or without masked tokens. They are summed again from the tokens' scores
-where the question wants the other choice or one polarity of a signed SAE's latents, and where it is about so few of a
-segment's tokens that reading those is less work than reading the sums of all documents.
+where the question wants the other choice, or one polarity of latents whose segment has no sums of it, and where it is
+about so few of a segment's tokens that reading those is less work than reading the sums of all documents.
 
 The objective `continuation-prob` is kept as the log-gradient and log p, so that long answers do not underflow while
 they are computed; its influence is p times the log-gradient's, and that factor is applied here, in float64, once for
@@ -24,6 +24,7 @@ from gradsae_fast.ranking.question import Question
 from gradsae_fast.ranking.selection import Selection
 from gradsae_fast.records import Array, SparseScores
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.polarity import turned
 from gradsae_fast.store.segment import StoredSegment
 
 RUN_TOKENS = 1 << 14
@@ -43,7 +44,7 @@ class Tally:
     influence_P: Array  # sum of g
     positive_P: Array  # sum of max(g, 0)
     absolute_P: Array  # sum of |g|
-    max_activation_P: Array
+    max_activation_P: Array  # of the negative polarity the most negative a
     max_influence_P: Array
 
     def amount_P(self, by: str) -> Array:
@@ -64,8 +65,8 @@ def tally(store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Q
     scale_S = document_scale(segment, question)[slots_S]
     few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
     special = question.include_special != store.aggregates_include_special
-    from_tokens = few or special or question.polarity is not None
-    part = (_summed if from_tokens else _stored)(segment, slots_S, question, num_tokens_S, scale_S)
+    unknown = not segment.site(question.site).has_sums(question.polarity)
+    part = (_summed if few or special or unknown else _stored)(segment, slots_S, question, num_tokens_S, scale_S)
     if question.exact is None:
         return part
     influence_P = question.exact.replace(part.influence_P, part.latent_P, slots_S[part.row_P], segment)
@@ -105,7 +106,8 @@ def document_scale(segment: StoredSegment, question: Question) -> Array:
 
 def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
     influences = [f"{name}/{question.objective}" for name in _INFLUENCES]
-    sums = segment.site(question.site).document_sums(["count", "sum_activation", "max_activation", *influences])
+    names = ["count", "sum_activation", "max_activation", *influences]
+    sums = segment.site(question.site).document_sums(names, polarity=question.polarity)
     length_S = np.diff(sums.indptr)[slots_S]
     row_P = np.repeat(np.arange(len(slots_S)), length_S)
     take_P = np.arange(len(row_P)) + np.repeat(sums.indptr[slots_S] - (np.cumsum(length_S) - length_S), length_S)
@@ -173,7 +175,7 @@ def _sum_run(
         "influence_P": total(influence_Z),
         "positive_P": total(np.maximum(influence_Z, 0)),
         "absolute_P": total(np.abs(influence_Z)),
-        "max_activation_P": largest(activation_Z),
+        "max_activation_P": strongest(pair_Z, activation_Z, len(pair_P), question),
         "max_influence_P": largest(influence_Z),
     }
 
@@ -181,6 +183,12 @@ def _sum_run(
 def influence(activation_Z: Array, projection_Z: Array) -> Array:
     """Return g = a * ⟨gradient, effective decoder row⟩, multiplied in float32 as everywhere, as float64 [Z]."""
     return (activation_Z * projection_Z).astype(np.float64)
+
+
+def strongest(group: Array, activation: Array, num_groups: int, question: Question) -> Array:
+    """Return the largest activation of each group, of the negative polarity the most negative; ±inf without one."""
+    turned_up = turned(activation, question.polarity)
+    return turned(group_maximum(group, turned_up, num_groups), question.polarity)
 
 
 def group_maximum(group: Array, values: Array, num_groups: int) -> Array:

@@ -1,8 +1,9 @@
 """The tokens on which one latent matters most, with the text around them.
 
-The store keeps, for every segment and latent, the largest |influence| and activation (block-max). Segments are visited
-in order of that bound, and the visit ends when the k-th best token found beats every segment that is left: the answer
-is that of a full scan, and for most latents few segments are read.
+The store keeps, for every segment and latent, the largest |influence| and activation (block-max), where activations
+are negative also for each polarity. Segments are visited in order of that bound, and the visit ends when the k-th best
+token found beats every segment that is left: the answer is that of a full scan, and for most latents few segments are
+read.
 """
 
 from collections.abc import Sequence
@@ -113,14 +114,18 @@ def _bound(
     """Return an upper bound of `order` in a segment: -inf where the latent never fires, inf where none is known."""
     if question.include_special and not store.aggregates_include_special:
         return np.inf  # the store's maxima leave out tokens that are asked for
-    maximum = "max_activation" if question.by == "activation" else f"max_absolute/{question.objective}"
-    stats = segment.site(question.site).latent_stats(["count", maximum]).columns
+    site, by_activation = segment.site(question.site), question.by == "activation"
+    polarity = question.polarity if site.has_sums(question.polarity) else None
+    maximum = "max_activation" if by_activation else f"max_absolute/{question.objective}"
+    stats = site.latent_stats(["count", maximum], polarity=polarity).columns
     if stats["count"][latent] == 0:
         return -np.inf
-    if smallest and question.by != "influence":
-        return np.inf  # largest values say nothing about the smallest ones
-    scale = 1.0 if question.by == "activation" else document_scale(segment, question)[slots].max()
-    bound = float(stats[maximum][latent] * scale)
+    most_negative = by_activation and polarity == "negative"
+    if smallest != most_negative and question.by != "influence":
+        return np.inf  # the value at one end says nothing about the other end
+    sign = -1.0 if most_negative else 1.0
+    scale = 1.0 if by_activation else document_scale(segment, question)[slots].max()
+    bound = float(sign * stats[maximum][latent] * scale)
     return np.inf if np.isnan(bound) else bound
 
 

@@ -30,8 +30,10 @@ from gradsae_fast.store.layout import (
     ArraySpec,
     component,
     latent_dtype,
+    of_side,
     place,
 )
+from gradsae_fast.store.polarity import POLARITIES, one_side, turned
 from gradsae_fast.store.strings import encode_json, encode_strings
 from gradsae_fast.store.sums import CountedTokens, Pairs, find_pairs, sum_latents, sum_pairs
 
@@ -192,10 +194,20 @@ def _site_arrays(group: str, scores: SparseScores, tokens: CountedTokens) -> Pla
         "projection/{objective}": {name: values[index.order] for name, values in scores.projections.items()},
     }
     yield from _typed(f"{group}/by_latent", BY_LATENT, by_latent, width)
-    influence = _influences(scores)
+    yield from _sum_arrays(group, scores, tokens, None)
+    if np.any(scores.activation < 0):
+        for polarity in POLARITIES:
+            yield from _sum_arrays(group, one_side(scores, polarity), tokens, polarity)
+
+
+def _sum_arrays(group: str, scores: SparseScores, tokens: CountedTokens, polarity: str | None) -> Placed:
+    """Yield the sums of a site, or, given the scores of one side, of that side."""
+    width, influence = scores.num_latents, _influences(scores)
     pairs = find_pairs(tokens, scores.indptr, scores.indices, width)
-    yield from _typed(f"{group}/documents", DOCUMENT_SUMS, _pair_values(pairs, tokens, scores, influence), width)
-    yield from _typed(f"{group}/latents", LATENT_STATS, _latent_values(tokens.counted, scores, influence), width)
+    pair_values = _pair_values(pairs, tokens, scores, influence, polarity)
+    latent_values = _latent_values(tokens.counted, scores, influence, polarity)
+    yield from _typed(*of_side(f"{group}/documents", DOCUMENT_SUMS, polarity), pair_values, width)
+    yield from _typed(*of_side(f"{group}/latents", LATENT_STATS, polarity), latent_values, width)
 
 
 def _influences(scores: SparseScores) -> dict[str, Array]:
@@ -203,18 +215,20 @@ def _influences(scores: SparseScores) -> dict[str, Array]:
         return {name: scores.activation * values for name, values in scores.projections.items()}
 
 
-def _pair_values(pairs: Pairs, tokens: CountedTokens, scores: SparseScores, influence: Mapping[str, Array]) -> Values:
+def _pair_values(
+    pairs: Pairs, tokens: CountedTokens, scores: SparseScores, influence: Mapping[str, Array], polarity: str | None
+) -> Values:
     def summed(values: Array) -> Any:
         return sum_pairs(pairs, tokens, scores.indptr, scores.indices, values, scores.num_latents)
 
-    activation = summed(scores.activation)
+    activation = summed(turned(scores.activation, polarity))
     sums = {name: summed(values) for name, values in influence.items()}
     return {
         "indptr": pairs.indptr,
         "indices": pairs.indices,
         "count": activation.entries,
-        "sum_activation": activation.total,
-        "max_activation": activation.maximum,
+        "sum_activation": turned(activation.total, polarity),
+        "max_activation": turned(activation.maximum, polarity),
         "sum_influence/{objective}": {name: part.total for name, part in sums.items()},
         "sum_positive/{objective}": {name: part.positive for name, part in sums.items()},
         "sum_absolute/{objective}": {name: part.absolute for name, part in sums.items()},
@@ -222,18 +236,20 @@ def _pair_values(pairs: Pairs, tokens: CountedTokens, scores: SparseScores, infl
     }
 
 
-def _latent_values(counted: Array, scores: SparseScores, influence: Mapping[str, Array]) -> Values:
+def _latent_values(
+    counted: Array, scores: SparseScores, influence: Mapping[str, Array], polarity: str | None
+) -> Values:
     def summed(values: Array) -> Any:
         return sum_latents(counted, scores.indptr, scores.indices, values, scores.num_latents)
 
-    activation = summed(scores.activation)
+    activation = summed(turned(scores.activation, polarity))
     sums = {name: summed(values) for name, values in influence.items()}
     return {
         "count": activation.entries,
         "count_positive": activation.positive_entries,
         "count_negative": activation.negative_entries,
-        "sum_activation": activation.total,
-        "max_activation": activation.maximum,
+        "sum_activation": turned(activation.total, polarity),
+        "max_activation": turned(activation.maximum, polarity),
         "sum_influence/{objective}": {name: part.total for name, part in sums.items()},
         "sum_absolute/{objective}": {name: part.absolute for name, part in sums.items()},
         "max_absolute/{objective}": {name: part.max_absolute for name, part in sums.items()},

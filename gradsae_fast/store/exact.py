@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradsae_fast.errors import QueryError, StoreError
+from gradsae_fast.errors import BusyError, QueryError, StoreError
 from gradsae_fast.store.arrays import StoredArray
 from gradsae_fast.store.commits import (
     COMMITS,
@@ -39,7 +39,7 @@ _LATENTS, _DROP = (spec.name for spec in EXACT)
 
 
 class ExactDense:
-    """The exact effects of a store's dense latents; made by `ScoreStore.exact_dense`.
+    """The exact effects of a store's dense latents; made by `ScoreStore.exact_dense` from records that are `current`.
 
     Attributes:
         share: a latent is dense that fires on more than this share of the tokens that count.
@@ -50,10 +50,8 @@ class ExactDense:
     def __init__(self, folder: Path, segments: Sequence[StoredSegment], records: Mapping[int, CommitRecord]) -> None:
         self._folder = folder
         self._segments = {segment.index: segment for segment in segments}
-        current = {index: record for index, record in records.items() if _is_of(record, self._segments.get(index))}
-        shares = [float(record.facts["share"]) for record in current.values()]
-        self.share = shares[0] if shares else float("nan")
-        self._records = {index: record for index, record in current.items() if record.facts["share"] == self.share}
+        self.share = float(next(iter(records.values())).facts["share"])
+        self._records = {index: record for index, record in records.items() if record.facts["share"] == self.share}
         self.missing = tuple(index for index in self._segments if index not in self._records)
         self.latents = {
             site: self.latents_of(index, site)
@@ -61,11 +59,17 @@ class ExactDense:
             for site in record.facts["sites"]
         }
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all effects."""
+        return sum(record.num_bytes for record in self._records.values())
+
     def latents_of(self, segment: int, site: str) -> Array:
         """Return the ids int64 [K] of the dense latents that were measured at a site of a segment.
 
         Raises:
             QueryError: no effects of this segment, or no such site.
+            BusyError: they were deleted since, to be measured anew.
             StoreError: damaged data.
         """
         return self._read(segment, site, _LATENTS).astype(np.int64)
@@ -77,6 +81,7 @@ class ExactDense:
 
         Raises:
             QueryError: no effects of this segment, site or objective.
+            BusyError: they were deleted since, to be measured anew.
             StoreError: damaged data.
         """
         shape = (self._segments[segment].num_documents, len(self.latents_of(segment, site)))
@@ -93,7 +98,15 @@ class ExactDense:
         for what, name, known in (("site", site, "sites"), ("objective", objective, "objectives")):
             if name is not None and name not in record.facts[known]:
                 raise QueryError(f"{self._folder} has no {what} {name!r}; it has {', '.join(record.facts[known])}")
-        return _array(self._folder, record, site, array).read()
+        try:
+            return _array(self._folder, record, site, array).read()
+        except StoreError as error:
+            if _is_there(self._folder, segment, record):
+                raise
+            raise BusyError(
+                f"{self._folder}: another process has deleted the effects of segment {segment} to measure them anew; "
+                "wait for its end, then open the store again"
+            ) from error
 
 
 class ExactWriter:
@@ -160,6 +173,8 @@ class ExactWriter:
 def read_records(store: Path) -> dict[int, CommitRecord]:
     """Return the records of a store's sidecars by segment; what they list is there with its length.
 
+    A pass with another share deletes sidecars while others read; one that vanishes meanwhile is left out.
+
     Raises:
         StoreError: damaged.
         FormatError: written by a newer release.
@@ -167,14 +182,36 @@ def read_records(store: Path) -> dict[int, CommitRecord]:
     folder = store / FOLDER
     if not (folder / COMMITS).is_dir():
         return {}
-    records = {index: read_record(path) for index, path in find_records(folder).items()}
-    for index, record in records.items():
-        for key, what in missing_objects(folder, record):
+    records = {}
+    for index, path in find_records(folder).items():
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            continue
+        faults = missing_objects(folder, record)
+        if not faults:
+            records[index] = record
+        elif _is_there(folder, index, record):
+            key, what = faults[0]
             raise StoreError(
                 f"{folder}: the effects of segment {index} are damaged: {record.folder}/{key} {what}; run `gradsae "
                 "repair`, then extract with --exact-dense again"
             )
     return records
+
+
+def current(records: Mapping[int, CommitRecord], segments: Sequence[StoredSegment]) -> dict[int, CommitRecord]:
+    """Return the records that speak about these segments, not about others that had their numbers."""
+    of = {segment.index: segment for segment in segments}
+    return {index: record for index, record in records.items() if _is_of(record, of.get(index))}
+
+
+def _is_there(folder: Path, index: int, record: CommitRecord) -> bool:
+    """Whether a record is still the one of its segment."""
+    try:
+        return read_record(record_path(folder, index)).folder == record.folder
+    except FileNotFoundError:
+        return False
 
 
 def _is_of(record: CommitRecord, segment: StoredSegment | None) -> bool:

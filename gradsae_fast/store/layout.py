@@ -6,7 +6,7 @@ a text column. An `_edge` dimension has one entry more: it holds the borders of 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -105,6 +105,8 @@ LATENT_STATS = (
     _array("max_absolute/{objective}", "float32", "latent", "max |g|; 0 where count is 0"),
 )
 
+_COUNTS_BY_SIGN = ("count_positive", "count_negative")
+
 EXACT = (
     _array("latents", LATENT, "dense", "id of a dense latent, ascending"),
     _array(
@@ -117,6 +119,22 @@ EXACT = (
 
 DICTIONARY_TOKENS = _strings("tokens", "token_id", "string of each vocabulary id")
 DICTIONARY_SITE = (_array("decoder_norm", "float32", "latent", "Euclidean norm of the decoder row"),)
+
+
+def of_side(group: str, specs: tuple[ArraySpec, ...], polarity: str | None) -> tuple[str, tuple[ArraySpec, ...]]:
+    """Return where one side's sums lie and what they are, given those of both sides together (`polarity` None).
+
+    A side has no counts by sign, and the strongest activation of the negative one is its most negative.
+    """
+    if polarity is None:
+        return group, specs
+    side = "a > 0" if polarity == "positive" else "a < 0"
+    strongest = "max a" if polarity == "positive" else "min a, the most negative"
+    return f"{group}/{polarity}", tuple(
+        replace(spec, meaning=f"{spec.meaning.replace('max a', strongest)}; of tokens with {side}")
+        for spec in specs
+        if spec.name not in _COUNTS_BY_SIGN
+    )
 
 
 def latent_dtype(num_latents: int) -> np.dtype[Any]:

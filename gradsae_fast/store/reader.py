@@ -7,7 +7,7 @@ from typing import Any
 from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.store.commits import CommitRecord, find_records, missing_objects, read_record
 from gradsae_fast.store.dictionary import read_decoder_norms, read_tokens
-from gradsae_fast.store.exact import FOLDER, ExactDense, read_records
+from gradsae_fast.store.exact import FOLDER, ExactDense, current, read_records
 from gradsae_fast.store.facts import read_facts
 from gradsae_fast.store.identity import RunRecord, read_run
 from gradsae_fast.store.layout import Array
@@ -130,7 +130,7 @@ class ScoreStore:
             StoreError: they are damaged.
             FormatError: written by a newer release.
         """
-        records = read_records(self.path)
+        records = current(read_records(self.path), self.segments)
         return ExactDense(self.path / FOLDER, self.segments, records) if records else None
 
     def token_strings(self) -> list[str] | None:

@@ -107,12 +107,14 @@ class StoredSegment:
             widths = {site["name"]: int(site["num_latents"]) for site in self._record.facts["sites"]}
             if name not in widths:
                 raise QueryError(f"{self._label} has no site {name!r}; it has {', '.join(widths)}")
+            place = f"sites/{component(name)}"
             self._sites[name] = StoredSite(
-                folder=self._folder / "sites" / component(name),
+                folder=self._folder / place,
                 label=f"{self._label}, site {name}",
                 name=name,
                 objectives=self._record.facts["objectives"],
                 shape=(self.num_tokens, widths[name]),
+                sides=any(record.key.startswith(f"{place}/latents/negative/") for record in self._record.objects),
             )
         return self._sites[name]
 

@@ -5,7 +5,7 @@ borders as int64, activations and projections as float32, every column of sums a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.records import SparseScores
 from gradsae_fast.store.arrays import StoredArray
 from gradsae_fast.store.inverted import tokens_of_gaps
-from gradsae_fast.store.layout import DOCUMENT_SUMS, LATENT_STATS, Array, ArraySpec, path_of
+from gradsae_fast.store.layout import DOCUMENT_SUMS, LATENT_STATS, Array, ArraySpec, of_side, path_of
+from gradsae_fast.store.polarity import POLARITIES
 
 _EDGES_AND_IDS = ("indptr", "indices")
 
@@ -25,7 +26,8 @@ class DocumentSums:
     """Sums over the counted tokens of each document, as CSR over documents; a pair that never counts is absent.
 
     Columns, all float64 [R]: `count`, `sum_activation`, `max_activation`, and per objective
-    `sum_influence/<objective>`, `sum_positive/…`, `sum_absolute/…`, `max_influence/…`.
+    `sum_influence/<objective>`, `sum_positive/…`, `sum_absolute/…`, `max_influence/…`. Of the negative side alone,
+    `max_activation` is the most negative activation.
     """
 
     indptr: Array  # int64 [M+1]
@@ -39,7 +41,8 @@ class LatentStats:
     """Sums over the counted tokens of a segment for each latent; 0 for a latent that is never active.
 
     Columns, all float64 [C]: `count`, `count_positive`, `count_negative`, `sum_activation`, `max_activation`, and per
-    objective `sum_influence/<objective>`, `sum_absolute/…`, `max_absolute/…`.
+    objective `sum_influence/<objective>`, `sum_absolute/…`, `max_absolute/…`. One side alone has no counts by sign, and
+    `max_activation` of the negative one is the most negative activation.
     """
 
     columns: Mapping[str, Array]
@@ -50,11 +53,12 @@ class StoredSite:
     """The scores of one site in one segment; made by `StoredSegment.site`."""
 
     def __init__(
-        self, *, folder: Path, label: str, name: str, objectives: Sequence[str], shape: tuple[int, int]
+        self, *, folder: Path, label: str, name: str, objectives: Sequence[str], shape: tuple[int, int], sides: bool
     ) -> None:
         self.name = name
         self.objectives = list(objectives)
         self.num_tokens, self.num_latents = shape
+        self._sides = sides
         self._folder = folder
         self._label = label
         self._arrays: dict[str, StoredArray] = {}
@@ -93,28 +97,73 @@ class StoredSite:
         activation = self._array("by_latent/activation").read(first, last)
         return tokens, activation, self._projections("by_latent", first, last)
 
-    def document_sums(self, columns: Sequence[str] | None = None) -> DocumentSums:
+    @cached_property
+    def is_signed(self) -> bool:
+        """Whether an activation is negative; in a segment of an earlier release, one of a token that counts."""
+        return self._sides or bool(self.latent_stats(["count_negative"]).columns["count_negative"].any())
+
+    def has_sums(self, polarity: str | None) -> bool:
+        """Whether the sums of a polarity can be read: everywhere but in signed segments of an earlier release."""
+        return polarity is None or self._sides or self._is_positive
+
+    def document_sums(self, columns: Sequence[str] | None = None, *, polarity: str | None = None) -> DocumentSums:
         """Return the per-document sums, all columns or the named ones.
 
+        Args:
+            columns: names of columns; None: all.
+            polarity: "positive" or "negative": only of tokens on which the latent is; None: of all on which it is
+                active.
+
         Raises:
-            QueryError: no such column.
+            QueryError: no such column or polarity, or no sums of it (see `has_sums`).
             StoreError: damaged data.
         """
-        return DocumentSums(
-            indptr=self._array("documents/indptr").read(),
-            indices=self._array("documents/indices").read().astype(np.int32),
-            columns=self._columns("documents", DOCUMENT_SUMS, columns),
+        group, specs = self._side("documents", DOCUMENT_SUMS, polarity)
+        sums = DocumentSums(
+            indptr=self._array(f"{group}/indptr").read(),
+            indices=self._array(f"{group}/indices").read().astype(np.int32),
+            columns=self._columns(group, specs, columns),
             num_latents=self.num_latents,
         )
+        if not self._is_silent(polarity):
+            return sums
+        nothing = {name: values[:0] for name, values in sums.columns.items()}
+        return replace(sums, indptr=np.zeros_like(sums.indptr), indices=sums.indices[:0], columns=nothing)
 
-    def latent_stats(self, columns: Sequence[str] | None = None) -> LatentStats:
-        """Return the per-latent statistics, all columns or the named ones.
+    def latent_stats(self, columns: Sequence[str] | None = None, *, polarity: str | None = None) -> LatentStats:
+        """Return the per-latent statistics, all columns or the named ones; `polarity` as in `document_sums`.
 
         Raises:
-            QueryError: no such column.
+            QueryError: no such column or polarity, or no sums of it (see `has_sums`).
             StoreError: damaged data.
         """
-        return LatentStats(columns=self._columns("latents", LATENT_STATS, columns), num_latents=self.num_latents)
+        found = self._columns(*self._side("latents", LATENT_STATS, polarity), columns)
+        if self._is_silent(polarity):
+            found = {name: np.zeros_like(values) for name, values in found.items()}
+        return LatentStats(columns=found, num_latents=self.num_latents)
+
+    def _side(
+        self, group: str, specs: tuple[ArraySpec, ...], polarity: str | None
+    ) -> tuple[str, tuple[ArraySpec, ...]]:
+        """Where the sums of a polarity lie, and what they are: the only ones, where no side has its own."""
+        if polarity not in (None, *POLARITIES):
+            raise QueryError(f"got polarity = {polarity!r}; expected {', '.join(POLARITIES)} or None")
+        if not self.has_sums(polarity):
+            raise QueryError(
+                f"{self._label} was written by an earlier release, which kept no sums of one polarity; sum the scores "
+                "of its tokens (`by_token`), or extract to a new store"
+            )
+        of_one_side, of_specs = of_side(group, specs, polarity)
+        return (of_one_side if self._sides else group), of_specs
+
+    def _is_silent(self, polarity: str | None) -> bool:
+        return polarity == "negative" and not self._sides
+
+    @cached_property
+    def _is_positive(self) -> bool:
+        """Whether every activation that counts is positive."""
+        counts = self.latent_stats(["count", "count_positive"]).columns
+        return bool((counts["count"] == counts["count_positive"]).all())
 
     @cached_property
     def _latent_edges(self) -> Array:

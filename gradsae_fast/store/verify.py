@@ -1,7 +1,7 @@
 """Is every byte of a store still what was committed, and what to recompute where it is not."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -65,12 +65,12 @@ def verify(path: str | Path, quick: bool = False) -> list[Fault]:
     ]
 
 
-def repair(path: str | Path) -> list[int]:
+def repair(path: str | Path, *, tell: Callable[[str], None] | None = None) -> list[int]:
     """Drop every segment that `verify` finds damaged, and return their numbers; the next run recomputes exactly those.
 
     Commit records are moved to `dropped/`, those of the exact effects of a dropped segment too; nothing else that is
-    sound is touched. A damaged dictionary, sidecar or segment's exact effects are dropped too and written again by the
-    next run.
+    sound is touched. A damaged dictionary, sidecar or segment's exact effects are dropped too; `tell` is told of each
+    in a sentence, and how it is made again.
 
     Raises:
         StoreError: not a store, read-only, or a damaged `run.json`, which nothing can be recomputed from.
@@ -82,12 +82,12 @@ def repair(path: str | Path) -> list[int]:
     with storage_errors(store):
         lock = WriterLock(store)
         try:
-            return _drop(store, verify(store))
+            return _drop(store, verify(store), tell or (lambda _: None))
         finally:
             lock.release()
 
 
-def _drop(store: Path, faults: list[Fault]) -> list[int]:
+def _drop(store: Path, faults: list[Fault], tell: Callable[[str], None]) -> list[int]:
     in_scores = [fault for fault in faults if not _in_exact(fault)]
     damaged = sorted({fault.segment for fault in in_scores if fault.segment is not None})
     paths = [record_path(store, index) for index in damaged]
@@ -97,8 +97,13 @@ def _drop(store: Path, faults: list[Fault]) -> list[int]:
         if fault.segment is None:
             in_dictionary = fault.object.startswith(f"{DICTIONARY}/")
             paths.append(dictionary_record(store) if in_dictionary else store / fault.object)
+            tell(f"dropped {paths[-1].relative_to(store)}; the command that wrote it writes it again")
     inexact = sorted({*damaged, *(fault.segment for fault in faults if _in_exact(fault) and fault.segment is not None)})
-    paths += [path for index in inexact if (path := record_path(store / EXACT_FOLDER, index)).exists()]
+    inexact = [index for index in inexact if record_path(store / EXACT_FOLDER, index).exists()]
+    paths += [record_path(store / EXACT_FOLDER, index) for index in inexact]
+    if inexact:
+        numbers = ", ".join(map(str, inexact))
+        tell(f"dropped the exact effects of segments {numbers}; measure them again: extract with --exact-dense SHARE")
     for path in dict.fromkeys(paths):
         make_folder(store / DROPPED)
         path.replace(store / DROPPED / f"{path.stem}-{token_hex(4)}{path.suffix}")
@@ -149,13 +154,19 @@ def _segment_faults(store: Path, quick: bool) -> Iterator[Fault]:
 
 
 def _exact_faults(store: Path, quick: bool) -> Iterator[Fault]:
-    """Faults of the exact effects, each of the segment whose effects they are."""
+    """Faults of the exact effects, each of the segment whose effects they are; none of what is deleted meanwhile."""
     folder = store / EXACT_FOLDER
     if not (folder / COMMITS).is_dir():
         return
     for index, path in find_records(folder).items():
-        for fault in _record_faults(folder, index, path, quick):
-            yield dataclasses.replace(fault, object=f"{EXACT_FOLDER}/{fault.object}")
+        try:
+            before = path.read_bytes()
+            faults = list(_record_faults(folder, index, path, quick))
+            is_there = path.read_bytes() == before
+        except FileNotFoundError:
+            continue
+        if is_there:
+            yield from (dataclasses.replace(fault, object=f"{EXACT_FOLDER}/{fault.object}") for fault in faults)
 
 
 def _record_faults(store: Path, index: int | None, path: Path, quick: bool) -> Iterator[Fault]:
