@@ -9,7 +9,7 @@ import typer
 
 from gradsae_fast import render
 from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, SmallestOption
-from gradsae_fast.config import config_from_tables
+from gradsae_fast.config import ExtractConfig, config_from_tables, load_config
 from gradsae_fast.errors import ConfigError, QueryError
 
 jacobian = typer.Typer(
@@ -24,13 +24,16 @@ _SECONDS = 10.0  # between lines about progress
 
 @jacobian.command("extract")
 def extract(
-    model: Annotated[str, typer.Option(help="Language model: folder or hub id.", show_default=False)],
-    sae_in: Annotated[str, typer.Option(help="SAE of the lower site.", show_default=False)],
-    sae_out: Annotated[str, typer.Option(help="SAE of the upper site.", show_default=False)],
-    site_in: Annotated[str, typer.Option(help="Lower site, like model.layers.3.mlp.input.", show_default=False)],
-    site_out: Annotated[str, typer.Option(help="Upper site, like model.layers.3.mlp.", show_default=False)],
-    corpus: Annotated[str, typer.Option(help="jsonl(.gz, .zst), parquet, text, folder, or hf://name.")],
-    out: Annotated[Path, typer.Option(help="The store to make, or to go on with.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Language model: folder or hub id.")] = None,
+    sae_in: Annotated[str | None, typer.Option(help="SAE of the lower site.")] = None,
+    sae_out: Annotated[str | None, typer.Option(help="SAE of the upper site.")] = None,
+    site_in: Annotated[str | None, typer.Option(help="Lower site, like model.layers.3.mlp.input.")] = None,
+    site_out: Annotated[str | None, typer.Option(help="Upper site, like model.layers.3.mlp.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="jsonl(.gz, .zst), parquet, text, folder, or hf://name.")] = None,
+    out: Annotated[str | None, typer.Option(help="The store to make, or to go on with.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file as of `extract`, lower SAE first; options here win over it.")
+    ] = None,
     point: Annotated[
         str, typer.Option(help="Derivative at the lower SAE's reconstruction, or at the hidden state (hidden).")
     ] = "reconstruction",
@@ -40,6 +43,9 @@ def extract(
     context_length: Annotated[int | None, typer.Option(help="Tokens of a window.", show_default="1024")] = None,
     overlap: Annotated[int | None, typer.Option(help="Context that later windows repeat.", show_default="128")] = None,
     bos: Annotated[str | None, typer.Option(help="auto (as the SAE was trained), always or never.")] = None,
+    sink_norm_ratio: Annotated[
+        float | None, typer.Option(help="Mask tokens above this many median norms; 0: off.", show_default="10")
+    ] = None,
     mask_token_id: Annotated[list[int] | None, typer.Option(help="Token id to mask anywhere; repeat.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -48,13 +54,13 @@ def extract(
     tokens_per_batch: Annotated[int | None, typer.Option(help="Token budget of a batch.", show_default="2048")] = None,
     pairs_per_pass: Annotated[int, typer.Option(help="Tokens x latents in the MLP together: bounds memory.")] = 8192,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run although the gate fails; recorded.")] = False,
 ) -> None:
     """Derivatives of the active latents above an MLP by those below it, for every token. The same command resumes.
 
     Example: `gradsae jacobian extract --model M --sae-in A --site-in model.layers.3.mlp.input --sae-out B
     --site-out model.layers.3.mlp --corpus speeches.jsonl.gz --out speeches.jacobian`
     """
-
     from gradsae_fast.jacobian.block import Point
     from gradsae_fast.jacobian.extract import extract_jacobian
 
@@ -72,14 +78,12 @@ def extract(
             "overlap": overlap,
             "bos": bos,
         },
-        "score": {"mask_token_ids": mask_token_id or None},
-        "store": {"path": str(out), "precision_bits": precision_bits, "profile": profile},
-        "run": {"tokens_per_batch": tokens_per_batch, "threads": threads},
+        "score": {"sink_norm_ratio": sink_norm_ratio, "mask_token_ids": mask_token_id or None},
+        "store": {"path": out, "precision_bits": precision_bits, "profile": profile},
+        "run": {"tokens_per_batch": tokens_per_batch, "threads": threads, "force": force or None},
     }
-    given: dict[str, Any] = {name: {k: v for k, v in t.items() if v is not None} for name, t in tables.items()}
-    given["sae"] = [{"path": sae_in, "site": site_in}, {"path": sae_out, "site": site_out}]
     report = extract_jacobian(
-        config_from_tables(given),
+        _configure(config, tables, [(sae_in, site_in), (sae_out, site_out)]),
         point=Point(point),
         pairs_per_pass=pairs_per_pass,
         on_message=lambda text: typer.echo(text, err=True),
@@ -132,6 +136,19 @@ def rank(
             context=10 if context is None else context,
         )
     render.show_table(table, format, output)
+
+
+def _configure(
+    path: Path | None, tables: dict[str, dict[str, Any]], saes: list[tuple[str | None, str | None]]
+) -> ExtractConfig:
+    """The file's settings with the options that were given on top."""
+    given: dict[str, Any] = {name: {k: v for k, v in t.items() if v is not None} for name, t in tables.items()}
+    overrides = {name: table for name, table in given.items() if table}
+    if path is None or any(part for pair in saes for part in pair):
+        if not all(part for pair in saes for part in pair):
+            raise ConfigError("--sae-in, --site-in, --sae-out and --site-out go together; give all four.")
+        overrides["sae"] = [{"path": sae, "site": site} for sae, site in saes]
+    return load_config(path, overrides) if path else config_from_tables(overrides)
 
 
 class _Lines:

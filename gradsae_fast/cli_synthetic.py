@@ -7,15 +7,14 @@ import typer
 
 from gradsae_fast import render
 from gradsae_fast.cli_rank import FormatOption, OutputOption, Store
+from gradsae_fast.errors import ConfigError
 
 
 def synthetic(
     store: Store,
     tokens: Annotated[int, typer.Option(help="Tokens drawn from the store's texts; each gives nine paths.")] = 24,
     steps: Annotated[int, typer.Option(help="Steps of a path.")] = 100,
-    step: Annotated[
-        float | None, typer.Option(help="Length of a step; default: median distance of real states / steps.")
-    ] = None,
+    step: Annotated[float | None, typer.Option(help="Length of a step; default: the longest path / steps.")] = None,
     min_context: Annotated[int, typer.Option(help="Tokens before a drawn one, at least.")] = 8,
     pool_tokens: Annotated[int, typer.Option(help="Real hidden states to draw targets from, at most.")] = 4096,
     steps_per_pass: Annotated[int, typer.Option(help="Steps of one forward pass: bounds memory.")] = 256,
@@ -38,6 +37,7 @@ def synthetic(
     from gradsae_fast.synthetic.experiment import Settings, run_synthetic, write_report
 
     render.quiet_transformers()
+    _make_folder(out)
     if threads is not None:
         torch.set_num_threads(threads)
     report = run_synthetic(
@@ -60,3 +60,12 @@ def synthetic(
     for path in write_report(report, out) if out is not None else ():
         typer.echo(f"wrote {path}", err=True)
     render.show_table(report.summary, format, output)
+
+
+def _make_folder(out: Path | None) -> None:
+    """Make the folder of the results now: to find that it cannot be made costs the whole sweep later."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be a folder ({error.strerror}); give another place.") from error

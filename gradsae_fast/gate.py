@@ -54,6 +54,18 @@ class GateReport:
     def failures(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
 
+    def or_raise(self) -> "GateReport":
+        """The report itself; GateError with every failure, unless the run is forced."""
+        if self.failures and not self.forced:
+            raise GateError(
+                "the checks before the run failed; nothing was scored.\n"
+                + "\n".join(
+                    f"  {c.name} at {c.site}: {c.found}; expected {c.expected}. {c.remedy}" for c in self.failures
+                )
+                + "\nIf you know better, --force runs all the same, and the store records it."
+            )
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """What the store keeps."""
         return {"forced": self.forced, "checks": [dataclasses.asdict(check) for check in self.checks]}
@@ -91,24 +103,19 @@ def run_gate(
     """
     checks = []
     for one in sited:
-        checks.append(_check_bos(one, bos))
-        checks.extend(_check_reconstruction(lm, one, batches))
+        checks.extend(check_sae(lm, one, batches, bos=bos))
         checks.append(_check_batch_invariance(lm, one, method, objectives[0], scored, chunk))
         checks.extend(_check_autograd(lm, one, method, objective, scored.windows, chunk) for objective in objectives)
         if method.path_steps:
             checks.extend(_check_completeness(lm, one, method, objectives, scored, chunk))
     if len(sited) > 1:
         checks.extend(_check_sites_together(lm, sited, method, objectives[0], scored, chunk))
-    report = GateReport(checks=tuple(checks), forced=force)
-    if report.failures and not force:
-        raise GateError(
-            "the checks before the run failed; nothing was scored.\n"
-            + "\n".join(
-                f"  {c.name} at {c.site}: {c.found}; expected {c.expected}. {c.remedy}" for c in report.failures
-            )
-            + "\nIf you know better, --force runs all the same, and the store records it."
-        )
-    return report
+    return GateReport(checks=tuple(checks), forced=force).or_raise()
+
+
+def check_sae(lm: LanguageModel, sited: SitedSae, batches: Sequence[Batch], *, bos: bool) -> list[Check]:
+    """Whether an SAE belongs to its site: BOS, FVU and L0. SaeError where it reads or writes another width."""
+    return [_check_bos(sited, bos), *_check_reconstruction(lm, sited, batches)]
 
 
 def _check_bos(sited: SitedSae, bos: bool) -> Check:

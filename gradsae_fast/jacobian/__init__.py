@@ -2,6 +2,7 @@
 
 Source: Jacobian sparse autoencoders (Farnik et al., ICML 2025, arXiv 2502.18147).
 
+    fit.py      whether each SAE belongs to its site, before there is a store
     path.py     the modules between the two sites, found and checked: each token by itself
     block.py    the k2 x k1 block of every token, by jvp or vjp through the model's own modules
     edges.py    sums over tokens of every pair of latents that meets

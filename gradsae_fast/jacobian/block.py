@@ -16,13 +16,13 @@ Letters: N tokens, n tokens of a pass, D width below, E width above, C latents, 
 Z non-zeros, P pairs: for each token its k2 x k1 block, row by row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from gradsae_fast.errors import SaeError, ScoreError
 from gradsae_fast.jacobian.path import TokenPath
@@ -121,30 +121,13 @@ def _passes(widest_N: Tensor, pairs_per_pass: int) -> Iterator[Tensor]:
         first = last
 
 
-def _pull(path: TokenPath, x_nD: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """f(x) [n, E], and the product of its transposed Jacobian with a cotangent, [n, E] -> [n, D]."""
-    y_nE, pull, *_ = vjp(path, x_nD)
-    return y_nE, lambda cotangent_nE: pull(cotangent_nE)[0]
-
-
-def _push(path: TokenPath, x_nD: Tensor) -> Callable[[Tensor], Tensor]:
-    """The product of the Jacobian with a tangent, [n, D] -> [n, E].
-
-    It is the transpose of the transpose: `pull` is linear, so its own reverse pass is the forward product. Modules
-    whose kernels know no forward derivative have this one, and it costs the same.
-    """
-    y_nE, pull = _pull(path, x_nD)
-    _, push, *_ = vjp(pull, torch.zeros_like(y_nE))
-    return lambda tangent_nD: push(tangent_nD)[0]
-
-
 def _forward(path: TokenPath, x_nD: Tensor, decoder_KnD: Tensor, encoder_KnE: Tensor, pairs_per_pass: int) -> Tensor:
-    moved_KnE = vmap(_push(path, x_nD), chunk_size=max(1, pairs_per_pass // len(x_nD)))(decoder_KnD)
+    moved_KnE = vmap(path.push(x_nD), chunk_size=max(1, pairs_per_pass // len(x_nD)))(decoder_KnD)
     return torch.einsum("ine,jne->nij", encoder_KnE, moved_KnE)
 
 
 def _reverse(path: TokenPath, x_nD: Tensor, decoder_KnD: Tensor, encoder_KnE: Tensor, pairs_per_pass: int) -> Tensor:
-    felt_KnD = vmap(_pull(path, x_nD)[1], chunk_size=max(1, pairs_per_pass // len(x_nD)))(encoder_KnE)
+    felt_KnD = vmap(path.pull(x_nD), chunk_size=max(1, pairs_per_pass // len(x_nD)))(encoder_KnE)
     return torch.einsum("ind,jnd->nij", felt_KnD, decoder_KnD)
 
 

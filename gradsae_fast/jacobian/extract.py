@@ -1,8 +1,8 @@
 """The straight line: documents become segments, segments become Jacobian blocks, blocks become a store.
 
 Running the same command again goes on where the last one stopped. Corpus, windows, batches and masks are those of
-`gradsae extract`; the configuration is the same one, with two SAEs: the lower, then the upper. The model runs up to the
-layer of the upper site and no further.
+`gradsae extract`, attention sinks at either site among them; the configuration is the same one, with two SAEs: the
+lower, then the upper. The model runs up to the layer of the upper site and no further.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from gradsae_fast.corpus.segments import read_segments
 from gradsae_fast.errors import ConfigError
 from gradsae_fast.jacobian.block import Blocks, DictionaryPair, Point, token_blocks
 from gradsae_fast.jacobian.edges import SegmentJacobian, block_edges
+from gradsae_fast.jacobian.fit import check_fit
 from gradsae_fast.jacobian.path import find_path, nothing_above
 from gradsae_fast.jacobian.store import JacobianRun, JacobianWriter, open_writer
 from gradsae_fast.model.capture import hidden_states, real_rows
-from gradsae_fast.prepare import Prepared, plan_facts, prepare
-from gradsae_fast.records import Array, Batch, SparseScores, TokenDocument, Window, empty_scores
+from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
+from gradsae_fast.records import Array, Batch, SparseScores, TokenDocument, TokenMask, Window, empty_scores
 from gradsae_fast.score import BatchScores, position_masks, scored_positions
 from gradsae_fast.sparse_code import Code
 from gradsae_fast.store.facts import read_facts, write_facts
@@ -69,6 +70,7 @@ def extract_jacobian(
     path = job.pair.path
     tell(f"between {path.reads.path} and {path.writes.path}: {' · '.join(path.names)}")
     tell(f"derivative at the lower {'hidden state' if job.pair.point is Point.HIDDEN else 'reconstruction'}")
+    passed = read_facts(Path(config.store.path), "gate") or check_fit(prepared, tell)
     run = JacobianRun(
         identity=_identity(prepared, job),
         num_segments=len(prepared.plan.segments),
@@ -79,6 +81,9 @@ def extract_jacobian(
     with open_writer(config.store.path, run) as writer:
         if read_facts(writer.path, "plan") is None:
             write_facts(writer.path, "plan", plan_facts(prepared))
+        if read_facts(writer.path, "gate") is None:
+            write_facts(writer.path, "gate", passed)
+        job = dataclasses.replace(job, prepared=with_sink_limits(prepared, passed["median_norms"]))
         return _carry_out(job, writer, on_progress or (lambda _done, _total: None))
 
 
@@ -90,15 +95,19 @@ class _Job:
     pair: DictionaryPair
     pairs_per_pass: int
 
-    def blocks(self, batch: Batch) -> Blocks:
-        """The blocks of the scored positions of a batch, window after window."""
+    def blocks(self, batch: Batch) -> tuple[Blocks, Array]:
+        """Blocks and masks (uint8 [N]) of the scored positions of a batch, window after window."""
         lm, path = self.prepared.lm, self.pair.path
         with nothing_above(lm, path.writes.layer):
             hidden = hidden_states(lm, batch, [path.reads, path.writes])
         scored_N = torch.from_numpy(np.flatnonzero(scored_positions(batch))).to(lm.device)
         assert len(hidden[path.reads.path]) == len(real_rows(batch))
         lower_ND, upper_NE = hidden[path.reads.path][scored_N], hidden[path.writes.path][scored_N]
-        return token_blocks(self.pair, lower_ND, upper_NE, pairs_per_pass=self.pairs_per_pass)
+        lower, upper = self.prepared.sited
+        sink_N = lower.sinks(lower_ND, lower_ND) | upper.sinks(upper_NE, upper_NE)
+        mask_N = position_masks(batch)[scored_positions(batch)]
+        mask_N |= np.where(_numpy(sink_N), np.uint8(TokenMask.NORM), np.uint8(0))
+        return token_blocks(self.pair, lower_ND, upper_NE, pairs_per_pass=self.pairs_per_pass), mask_N
 
 
 def _check(config: ExtractConfig, pairs_per_pass: int) -> None:
@@ -106,8 +115,17 @@ def _check(config: ExtractConfig, pairs_per_pass: int) -> None:
         raise ConfigError(
             "the Jacobian needs two SAEs, lower and upper, each with its site; give --site-in, --site-out."
         )
-    if dataclasses.replace(config.score, mask_token_ids=()) != ScoreConfig():
-        raise ConfigError("of [score] only mask_token_ids has an effect on a Jacobian; leave the others out.")
+    if config.saes[0].site == config.saes[1].site:
+        raise ConfigError(
+            f"both SAEs are at {config.saes[0].site}; expected --site-in below an MLP and --site-out above it."
+        )
+    counting = ScoreConfig(sink_norm_ratio=config.score.sink_norm_ratio, mask_token_ids=config.score.mask_token_ids)
+    if config.score != counting:
+        raise ConfigError(
+            "of [score] only sink_norm_ratio and mask_token_ids have an effect on a Jacobian; leave the others out."
+        )
+    if config.run.exact_dense is not None or config.corpus.patch_column is not None:
+        raise ConfigError("exact_dense and patch_column have no effect on a Jacobian; leave them out.")
     if pairs_per_pass < 1:
         raise ConfigError(f"pairs_per_pass is {pairs_per_pass}; expected at least 1.")
 
@@ -130,6 +148,7 @@ def _identity(prepared: Prepared, job: _Job) -> dict[str, Any]:
             "modules": list(path.names),
             "point": str(job.pair.point),
             "pairs_per_pass": job.pairs_per_pass,
+            "sink_norm_ratio": prepared.config.score.sink_norm_ratio,
         }
     }
 
@@ -183,13 +202,12 @@ class _SegmentJob:
         return prepared.batches(windows)
 
     def add(self, batch: Batch) -> None:
-        blocks = self.job.blocks(batch)
+        blocks, mask_N = self.job.blocks(batch)
         pair = self.job.pair
         sites = {
             LOWER: _sparse(blocks.lower, pair.lower.num_latents),
             UPPER: _sparse(blocks.upper, pair.upper.num_latents),
         }
-        mask_N = position_masks(batch)[scored_positions(batch)]
         self.builder.add(batch, BatchScores(sites=sites, mask_N=mask_N, values={}))
         self.rows += [self._destination(window) for window in batch.windows]
         sizes_N = np.diff(block_edges(sites[LOWER].indptr, sites[UPPER].indptr))

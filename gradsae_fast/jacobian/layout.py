@@ -4,6 +4,7 @@
     commits/<k>.json        a segment is there when, and only when, its record is
     segments/<k>-<attempt>/ one Zarr group: the arrays declared below, one-dimensional, a checksum in every chunk
     facts/plan.json         the cut of the corpus
+    facts/gate.json         BOS, FVU and L0 of both SAEs, and the median norms that sinks are measured by
 
 Dimensions: token N, document M, below Z1 (latents of the lower dictionary over all tokens), above Z2, pair P (a token's
 upper latents x its lower latents, row by row, token after token), edge R (a pair of latents that meets on a token).

@@ -2,20 +2,21 @@
 
 It is found by following tensors: the module that puts out what stands at the upper site, the module that puts out what
 that one takes in, and so on down to the lower site. So it may be a gated MLP, a plain one, a mixture of experts, with
-norms before and after it, and no architecture is named here. Three checks on a few tokens, before anything is computed:
-another token's change does not reach the upper site, the token's own change does, and the modules in a row give what
-the model gave.
+norms before and after it, and no architecture is named here. Four checks on a few tokens, before anything is computed:
+another token's change does not reach the upper site, the token's own change does, the modules in a row give what the
+model gave, and they can be differentiated for several vectors at a time.
 
-Letters: N tokens, T positions of the probe, D width.
+Letters: N tokens, T positions of the probe, D width below, E width above.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import vjp, vmap
 
 from gradsae_fast.errors import ModelError
 from gradsae_fast.model.load import LanguageModel
@@ -25,6 +26,7 @@ from gradsae_fast.model.sites import Site
 _PROBE_TOKENS = 8
 # How far the row of modules may be from the model's own forward pass, relative to its largest number.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_NO_PART = "cannot be taken apart from its block, so there is no Jacobian of it. Expected another architecture."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +46,21 @@ class TokenPath:
             hidden_N1D = hidden_of(module(hidden_N1D))
         return hidden_N1D[:, 0].float()
 
+    def pull(self, x_ND: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product of the transposed Jacobian at x with a cotangent, [N, E] -> [N, D]."""
+        _, pull, *_ = vjp(self, x_ND)
+        return lambda cotangent_NE: pull(cotangent_NE)[0]
+
+    def push(self, x_ND: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product of the Jacobian at x with a tangent, [N, D] -> [N, E].
+
+        It is the transpose of the transpose: `pull` is linear, so its own reverse pass is the forward product. Modules
+        whose kernels know no forward derivative have this one, and it costs the same.
+        """
+        y_NE, pull, *_ = vjp(self, x_ND)
+        _, push, *_ = vjp(lambda cotangent_NE: pull(cotangent_NE)[0], torch.zeros_like(y_NE))
+        return lambda tangent_ND: push(tangent_ND)[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Trace:
@@ -57,6 +74,11 @@ class _Trace:
 def find_path(lm: LanguageModel, reads: Site, writes: Site) -> TokenPath:
     """The modules between two sites. ModelError where there is no such row, or where it mixes tokens."""
     trace = _run(lm, reads, writes)
+    if any(hidden.dim() != 3 for hidden in (trace.lower_1TD, trace.upper_1TD)):
+        raise ModelError(
+            f"{reads.path} and {writes.path} hold the tokens of all texts in one row ({tuple(trace.upper_1TD.shape)}; "
+            f"expected texts x tokens x width): the MLP of this architecture {_NO_PART}"
+        )
     _check_local(lm, trace, reads, writes)
     calls = _follow(trace, trace.upper_1TD)
     if not calls:
@@ -72,6 +94,7 @@ def find_path(lm: LanguageModel, reads: Site, writes: Site) -> TokenPath:
         dtype=lm.dtype,
     )
     _check_equal(path, trace)
+    _check_derivatives(path, trace)
     return path
 
 
@@ -104,9 +127,14 @@ def _run(lm: LanguageModel, reads: Site, writes: Site, change: HiddenMap | None 
         stack.enter_context(_traced(lm, writes.layer, calls))
         stack.enter_context(reads.hook(lm.model, lower))
         stack.enter_context(writes.hook(lm.model, upper))
-        ids_1T = torch.arange(1, 1 + _PROBE_TOKENS, device=lm.device)[None]
-        lm.body(input_ids=ids_1T, use_cache=False)
+        lm.body(input_ids=_probe_ids(lm), use_cache=False)
     return _Trace(lower_1TD=found["lower"], upper_1TD=found["upper"], calls=tuple(calls))
+
+
+def _probe_ids(lm: LanguageModel) -> Tensor:
+    """The first token ids but that of padding, whose embedding may be all zeros [1, T]."""
+    padding = lm.model.config.get_text_config().pad_token_id
+    return torch.tensor([[n for n in range(_PROBE_TOKENS + 1) if n != padding][-_PROBE_TOKENS:]], device=lm.device)
 
 
 @contextmanager
@@ -169,10 +197,29 @@ def _check_local(lm: LanguageModel, trace: _Trace, reads: Site, writes: Site) ->
 
 
 def _check_equal(path: TokenPath, trace: _Trace) -> None:
-    with torch.no_grad():
-        error = (path(trace.lower_1TD[0]) - trace.upper_1TD[0].float()).abs().max()
+    try:
+        with torch.no_grad():
+            error = (path(trace.lower_1TD[0]) - trace.upper_1TD[0].float()).abs().max()
+    except TypeError as problem:
+        raise ModelError(
+            f"{', '.join(path.names)} cannot run on one hidden state alone ({problem}): the MLP of this architecture "
+            f"{_NO_PART}"
+        ) from problem
     if not error <= _TOLERANCE[path.dtype] * trace.upper_1TD.abs().max():
         raise ModelError(
             f"the modules {', '.join(path.names)} alone do not give what the model has at {path.writes.path} (off by "
             f"{error.item():.3g}): the network between the sites takes in more than one token's hidden state."
         )
+
+
+def _check_derivatives(path: TokenPath, trace: _Trace) -> None:
+    """Push and pull a few vectors together, as `token_blocks` will."""
+    lower_TD, upper_TE = trace.lower_1TD[0].float(), trace.upper_1TD[0].float()
+    try:
+        vmap(path.push(lower_TD))(lower_TD[None])
+        vmap(path.pull(lower_TD))(upper_TE[None])
+    except RuntimeError as problem:
+        raise ModelError(
+            f"{', '.join(path.names)} cannot be differentiated for several vectors at a time "
+            f"({str(problem).splitlines()[0]}): the MLP of this architecture {_NO_PART}"
+        ) from problem

@@ -73,6 +73,8 @@ def rank_edge_tokens(
     """
     store = _open(path, k)
     one_of("by", by, TOKEN_VALUES)
+    if context < 0:
+        raise QueryError(f"got context = {context}; expected 0 or more tokens on each side")
     _check_latents(store, latent_out, latent_in)
     hits = [hit for segment in store.segments for hit in _hits(segment, latent_out, latent_in)]
     value_H = np.array([hit.value for hit in hits], np.float64)

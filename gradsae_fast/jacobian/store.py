@@ -167,7 +167,8 @@ def _read_run(store: Path) -> JacobianRun:
         raise StoreError(f"{store} is no Jacobian store; expected the --out of `gradsae jacobian extract`") from error
     if document.get("format") != FORMAT:
         raise StoreError(
-            f"{store} has format {document.get('format')!r}, expected {FORMAT!r}; rank it with its own verb"
+            f"{store} has format {document.get('format')!r}, expected {FORMAT!r}; give a store of `gradsae jacobian "
+            "extract`, or a new folder to make one"
         )
     if document.get("format_version") != FORMAT_VERSION:
         raise FormatError(

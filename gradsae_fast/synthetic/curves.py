@@ -4,7 +4,8 @@
     flatness  mean rise over the first tenth of the steps / steepest rise: near 0 a plateau with an edge, 1 a line
     end       distance at the last step
 
-A group is all paths of one kind of start and one kind of target; its row has means with their standard errors.
+A curve that never rises, or is not finite, has neither of the first two: they are NaN. A group is all paths of one kind
+of start and one kind of target; its row has means, over the paths that have the number, with their standard errors.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from gradsae_fast.records import Array
+
+_ROUNDING = 1e-6  # by which a path may seem longer than a sweep of the same length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,31 +34,41 @@ class Curve:
     distance_S: Array  # float64
     divergence_S: Array  # float64, nats
 
-
-def steepest(curve: Curve) -> int:
-    """Number of the steepest step, counted from 0: it leads from point n to point n + 1."""
-    return int(np.argmax(np.diff(curve.distance_S)))
+    @property
+    def is_cut(self) -> bool:
+        """Whether the sweep ended before the target."""
+        return self.length > self.step * (len(self.distance_S) - 1) * (1 + _ROUNDING)
 
 
 def blow_up(curve: Curve) -> float:
-    """Length of the path at the middle of its steepest step."""
-    return curve.step * (steepest(curve) + 0.5)
+    """Length of the path at the middle of its steepest step; NaN without a rise."""
+    rises = _rises(curve)
+    return curve.step * (int(np.argmax(rises)) + 0.5) if rises.max() > 0 else float("nan")
+
+
+def mean_blow_up(curves: Sequence[Curve]) -> float:
+    """Mean over the curves that have one; NaN where none has."""
+    return _mean_and_error([blow_up(curve) for curve in curves])[0]
 
 
 def flatness(curve: Curve) -> float:
-    """Mean rise over the first tenth of the steps, as a share of the steepest rise."""
-    rises = np.diff(curve.distance_S)
+    """Mean rise over the first tenth of the steps, as a share of the steepest rise; NaN without a rise."""
+    rises = _rises(curve)
     first = max(1, len(rises) // 10)
     return float(rises[:first].mean() / rises.max()) if rises.max() > 0 else float("nan")
 
 
 def curve_table(curves: Sequence[Curve]) -> pa.Table:
-    """One row per point: path (number), start, target, document, position, n, length, distance, divergence."""
+    """One row per point: path (number), what it is (start, target, document, position, path_length), and the point.
+
+    A point has n, length (from the start; the target is at `path_length`), distance and divergence.
+    """
     sizes = [len(curve.distance_S) for curve in curves]
     columns: dict[str, pa.Array] = {"path": pa.array(np.repeat(np.arange(len(curves)), sizes))}
-    for name in ("start", "target", "document", "position"):
+    for name in ("start", "target", "document", "position", "length"):
         values = [getattr(curve, name) for curve in curves]
-        columns[name] = pa.array([value for value, size in zip(values, sizes, strict=True) for _ in range(size)])
+        repeated = [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
+        columns["path_length" if name == "length" else name] = pa.array(repeated)
     n = np.concatenate([np.arange(size) for size in sizes])
     columns["n"] = pa.array(n)
     columns["length"] = pa.array(n * np.repeat([curve.step for curve in curves], sizes))
@@ -76,16 +89,31 @@ def _row(start: str, target: str, group: Sequence[Curve]) -> dict[str, float | i
     numbers = {
         "blow_up": [blow_up(curve) for curve in group],
         "flatness": [flatness(curve) for curve in group],
-        "steepest_rise": [float(np.diff(curve.distance_S).max()) / curve.step for curve in group],
+        "steepest_rise": [float(_rises(curve).max()) / curve.step for curve in group],
         "end_distance": [float(curve.distance_S[-1]) for curve in group],
         "end_divergence": [float(curve.divergence_S[-1]) for curve in group],
     }
     row: dict[str, float | int | str] = {"start": start, "target": target, "paths": len(group)}
     for name, values in numbers.items():
-        row[name] = float(np.nanmean(values))
-        spread = float(np.nanstd(values, ddof=1)) if len(values) > 1 else float("nan")
-        row[f"{name}_error"] = spread / len(values) ** 0.5
-    row["median_blow_up"] = float(np.median(numbers["blow_up"]))
+        row[name], row[f"{name}_error"] = _mean_and_error(values)
+    found = [value for value in numbers["blow_up"] if np.isfinite(value)]
+    row["median_blow_up"] = float(np.median(found)) if found else float("nan")
     row["path_length"] = float(np.mean([curve.length for curve in group]))
+    row["cut"] = sum(curve.is_cut for curve in group)
     row["target_norm"] = float(np.mean([curve.target_norm for curve in group]))
     return row
+
+
+def _rises(curve: Curve) -> Array:
+    """Rise of the distance over every step, NaN throughout where the curve is not finite."""
+    if not np.isfinite(curve.distance_S).all():
+        return np.full(len(curve.distance_S) - 1, np.nan)
+    return np.diff(curve.distance_S)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the finite values; NaN where there are too few."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    mean = float(finite.mean()) if len(finite) else float("nan")
+    error = float(finite.std(ddof=1) / len(finite) ** 0.5) if len(finite) > 1 else float("nan")
+    return mean, error

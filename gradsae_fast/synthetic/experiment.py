@@ -1,7 +1,8 @@
 """The straight line: a store's latents become activations, activations become paths, paths become curves and a table.
 
 At each drawn token of the store's texts nine paths are swept: from its real hidden state to a target of every kind, and
-from a start of every other kind to the same real target. All steps have one length, so that curves compare.
+from a start of every other kind to the same real target. All steps have one length, so that curves compare; it is the
+one that brings the longest path to its target, unless another is given.
 """
 
 import json
@@ -35,7 +36,7 @@ from gradsae_fast.synthetic.latent_sets import (
 )
 from gradsae_fast.synthetic.plot import to_svg
 from gradsae_fast.synthetic.subject import Text, batch_of, load_subject, read_texts, real_states
-from gradsae_fast.synthetic.targets import Kind, Source, compose, draw
+from gradsae_fast.synthetic.targets import Kind, Source, compose, draw_apart
 
 _DIAGNOSED_SETS = 200
 
@@ -46,7 +47,7 @@ class Settings:
 
     tokens: int = 24  # drawn; each gives nine paths
     num_steps: int = 100
-    step: float | None = None  # length; None: the median distance between two real hidden states / num_steps
+    step: float | None = None  # length; None: the longest path / num_steps
     min_context: int = 8  # tokens before a drawn one, at least
     pool_tokens: int = 4096  # real hidden states that targets and covariance come from, at most
     steps_per_pass: int = 256
@@ -97,19 +98,16 @@ def run_synthetic(
     tell(f"{len(source.sets)} stored latent sets, {len(pool_ND)} real hidden states at {sited.site.path}")
     places = _places(texts, settings)
     plans = [_plan(lm, sited, source, text, position, settings, n) for n, (text, position) in enumerate(places)]
-    step = settings.step or float(np.median([plan.paths[0].length for plan in plans])) / settings.num_steps
+    lengths = [one.path.length for plan in plans for one in plan.paths]
+    step = settings.step or max(lengths) / settings.num_steps
     curves: list[Curve] = []
     for number, plan in enumerate(plans):
         curves += plan.swept(lm, step, settings)
         tell(f"{number + 1} of {len(plans)} tokens swept")
-    facts = {
-        "store": store.path.name,
-        "site": sited.site.path,
-        "step": step,
-        **asdict(settings),
-        **_diagnosis(source, settings),
-    }
-    return SyntheticReport(curves=tuple(curves), facts={**facts, "step": step})
+    if cut := sum(curve.is_cut for curve in curves):
+        tell(f"{cut} of {len(curves)} paths are longer than the sweep ({step * settings.num_steps:.4g}): raise --steps")
+    facts = {"store": store.path.name, "site": sited.site.path, **asdict(settings), "step": step}
+    return SyntheticReport(curves=tuple(curves), facts={**facts, **_diagnosis(source, settings)})
 
 
 def write_report(report: SyntheticReport, folder: str | Path) -> list[Path]:
@@ -119,8 +117,8 @@ def write_report(report: SyntheticReport, folder: str | Path) -> list[Path]:
     names = ["curves.parquet", "summary.csv", "summary.json", "curves.svg"]
     pyarrow.parquet.write_table(curve_table(report.curves), out / names[0], compression="zstd")
     pyarrow.csv.write_csv(report.summary, out / names[1])
-    rows = json.loads(json.dumps(report.summary.to_pylist()), parse_constant=lambda _: None)
-    document = {"facts": report.facts, "rows": rows}
+    found = json.dumps({"facts": report.facts, "rows": report.summary.to_pylist()})
+    document = json.loads(found, parse_constant=lambda _: None)  # NaN is no JSON
     (out / names[2]).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     title = f"downstream distance along paths at {report.facts['site']}"
     (out / names[3]).write_text(to_svg(report.curves, title), encoding="utf-8")
@@ -132,10 +130,6 @@ class _PlannedPath:
     start: Kind
     target: Kind
     path: paths.Path
-
-    @property
-    def length(self) -> float:
-        return float((self.path.target_D - self.path.start_D).norm())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -162,7 +156,7 @@ class _Plan:
                 target=str(one.target),
                 document=window.document.document.key,
                 position=len(window.token_ids) - 1,
-                length=one.length,
+                length=one.path.length,
                 start_norm=float(one.path.start_D.norm()),
                 target_norm=float(one.path.target_D.norm()),
                 step=step,
@@ -172,9 +166,10 @@ class _Plan:
 
 
 def _check(settings: Settings) -> None:
-    for name in ("tokens", "num_steps", "min_context", "pool_tokens", "steps_per_pass"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"{name} is {getattr(settings, name)}; expected at least 1.")
+    least = {"tokens": 1, "num_steps": 1, "min_context": 1, "pool_tokens": 2, "steps_per_pass": 1}
+    for name, number in least.items():
+        if getattr(settings, name) < number:
+            raise ConfigError(f"{name} is {getattr(settings, name)}; expected at least {number}.")
     if settings.step is not None and not settings.step > 0:
         raise ConfigError(f"step is {settings.step}; expected a length above 0.")
 
@@ -206,19 +201,19 @@ def _plan(
     ((scored,),) = scored_windows(lm, [sited], method, batch_of(window))
     random = np.random.default_rng([settings.seed, 2, number])
     real_D = scored.seen_TD[-1].float()
-    target_D = draw(source, Kind.REAL, real_D, random)
+    target_D = draw_apart(source, Kind.REAL, real_D, real_D, random)
     planned = [_PlannedPath(start=Kind.REAL, target=Kind.REAL, path=paths.Path(start_D=real_D, target_D=target_D))]
     for kind in list(Kind)[1:]:
-        path = paths.Path(start_D=real_D, target_D=draw(source, kind, real_D, random))
+        path = paths.Path(start_D=real_D, target_D=draw_apart(source, kind, real_D, real_D, random))
         planned.append(_PlannedPath(start=Kind.REAL, target=kind, path=path))
     for kind in list(Kind)[1:]:
-        path = paths.Path(start_D=draw(source, kind, real_D, random), target_D=target_D)
+        path = paths.Path(start_D=draw_apart(source, kind, real_D, target_D, random), target_D=target_D)
         planned.append(_PlannedPath(start=kind, target=Kind.REAL, path=path))
     return _Plan(scored=scored, paths=tuple(planned))
 
 
 def _diagnosis(source: Source, settings: Settings) -> dict[str, Any]:
-    """How well drawn sets match stored ones: numbers of latents, cosines, norm of what they compose."""
+    """How well drawn sets match stored ones, and what they compose real states: latents, cosines, norms, distances."""
     random = np.random.default_rng([settings.seed, 3])
     sets = source.sets
     chosen = random.choice(len(sets), min(_DIAGNOSED_SETS, len(sets)), replace=False).tolist()
@@ -227,16 +222,24 @@ def _diagnosis(source: Source, settings: Settings) -> dict[str, Any]:
         "bag": [draw_bag(sets, source.rows, random) for _ in chosen],
         "structured": [draw_structured(sets, source.rows, random) for _ in chosen],
     }
-    return {"latent_sets": {name: _described(source, group) for name, group in drawn.items()}}
+    far_N = (source.pool_ND - source.pool_ND.mean(0)).norm(dim=1)
+    return {
+        "latent_sets": {name: _described(source, group) for name, group in drawn.items()},
+        "real_states": {
+            "mean_norm": float(source.pool_ND.norm(dim=1).mean()),
+            "mean_distance_from_mean": float(far_N.mean()),
+        },
+    }
 
 
-def _described(source: Source, group: list[LatentSet]) -> dict[str, float]:
+def _described(source: Source, group: list[LatentSet]) -> dict[str, float | None]:
+    """Means over a group of sets; None where no set has two latents."""
     pairs = np.concatenate([pair_cosines(one, source.rows) for one in group])
     composed_KD = compose(source.sae, group, source.pool_ND[0])
     return {
         "l0": float(np.mean([len(one.latent_L) for one in group])),
-        "mean_pair_cosine": float(pairs.mean()),
-        "mean_absolute_pair_cosine": float(np.abs(pairs).mean()),
+        "mean_pair_cosine": float(pairs.mean()) if len(pairs) else None,
+        "mean_absolute_pair_cosine": float(np.abs(pairs).mean()) if len(pairs) else None,
         "mean_norm": float(composed_KD.norm(dim=1).mean()),
         "mean_distance_from_mean": float((composed_KD - source.pool_ND.mean(0)).norm(dim=1).mean()),
     }

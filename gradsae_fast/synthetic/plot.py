@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradsae_fast.records import Array
-from gradsae_fast.synthetic.curves import Curve, blow_up
+from gradsae_fast.synthetic.curves import Curve, mean_blow_up
 
 _COLOURS = {
     "real": "#1b1b1b",
@@ -18,7 +18,8 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 360, 240, 60, 50, 90
 
 
 def to_svg(curves: Sequence[Curve], title: str) -> str:
-    """The plot; a dot marks the mean blow-up of a group."""
+    """The plot; a dot marks the mean blow-up of a group. Curves that are not finite are left out."""
+    curves = [curve for curve in curves if np.isfinite(curve.distance_S).all()]
     panels = [
         ("from real starts to targets that are", "target", [curve for curve in curves if curve.start == "real"]),
         ("to real targets from starts that are", "start", [curve for curve in curves if curve.target == "real"]),
@@ -30,14 +31,16 @@ def to_svg(curves: Sequence[Curve], title: str) -> str:
         f'<rect width="{width}" height="{_TOP + _HEIGHT + 150}" fill="white"/>',
         f'<text x="{_LEFT}" y="18" font-size="14">{title}</text>',
     ]
-    top = max(float(_mean(group).max()) for _, name, chosen in panels for group in _groups(chosen, name).values())
+    groups = [group for _, name, chosen in panels for group in _groups(chosen, name).values()]
+    top = max((float(_mean(group).max()) for group in groups), default=0.0) or 1.0
     for number, (heading, name, chosen) in enumerate(panels):
         parts += _panel(_LEFT + number * (_WIDTH + _GAP), heading, _groups(chosen, name), top)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _panel(left: int, heading: str, groups: dict[str, list[Curve]], top: float) -> list[str]:
-    reach = max(curve.step * (len(curve.distance_S) - 1) for group in groups.values() for curve in group)
+    reaches = (curve.step * (len(curve.distance_S) - 1) for group in groups.values() for curve in group)
+    reach = max(reaches, default=1.0)
     bottom = _TOP + _HEIGHT
     parts = [f'<text x="{left}" y="{_TOP - 10}">{heading}</text>']
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -53,9 +56,10 @@ def _panel(left: int, heading: str, groups: dict[str, list[Curve]], top: float) 
         parts += _line(left, kind, group, reach, top)
         y = bottom + 56 + 16 * number
         colour = _COLOURS.get(kind, "#777")
-        mean = float(np.mean([blow_up(curve) for curve in group]))
+        mean = mean_blow_up(group)
+        found = f"mean blow-up {mean:.3g}" if np.isfinite(mean) else "no blow-up"
         parts.append(f'<path d="M{left} {y}h24" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{left + 32}" y="{y + 4}">{kind}: {len(group)} paths, mean blow-up {mean:.3g}</text>')
+        parts.append(f'<text x="{left + 32}" y="{y + 4}">{kind}: {len(group)} paths, {found}</text>')
     return parts
 
 
@@ -67,12 +71,12 @@ def _line(left: int, kind: str, group: list[Curve], reach: float, top: float) ->
         return left + _WIDTH * length / reach, _TOP + _HEIGHT * (1 - distance / top)
 
     points = "L".join("{:.1f} {:.1f}".format(*place(n * step, value)) for n, value in enumerate(mean_S.tolist()))
-    mean = float(np.mean([blow_up(curve) for curve in group]))
+    line = f'<path d="M{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    mean = mean_blow_up(group)
+    if not np.isfinite(mean):
+        return [line]
     x, y = place(mean, float(np.interp(mean, step * np.arange(len(mean_S)), mean_S)))
-    return [
-        f'<path d="M{points}" fill="none" stroke="{colour}" stroke-width="2"/>',
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>',
-    ]
+    return [line, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>']
 
 
 def _mean(group: Sequence[Curve]) -> Array:

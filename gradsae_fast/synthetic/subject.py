@@ -38,14 +38,25 @@ def load_subject(
         raise StoreError(f"{store.path} has no scores, or does not record its run; expected one of `gradsae extract`")
     if site is None and len(store.sites) != 1:
         raise QueryError(f"the store has the sites {', '.join(store.sites)}; say which with --site.")
+    if store.identity["method"].get("patch"):
+        raise StoreError(
+            f"{store.path} holds differences from patch texts, not latents of tokens; expected a store made without "
+            "patch_column"
+        )
     place = site or store.sites[0]
     store.num_latents(place)
     recorded, identity = store.run["config"], store.identity
     dtype = identity["model"]["dtype"].removeprefix("torch.")
-    lm = load_model(ModelConfig(path=model or recorded["model"]["path"], dtype=dtype, device=device))
+    revision = None if model else recorded["model"]["revision"]
+    path = model or recorded["model"]["path"]
+    lm = load_model(ModelConfig(path=path, revision=revision, dtype=dtype, device=device))
     config = SaeConfig(**recorded["saes"][store.sites.index(place)])
     loaded = load_sae(
-        sae or config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor, k=config.k
+        sae or config.path,
+        device=lm.device,
+        revision=None if sae else config.revision,
+        norm_factor=config.norm_factor,
+        k=config.k,
     )
     if lm.digest != identity["model"]["digest"] or loaded.facts.digest != identity["saes"][place]["digest"]:
         raise IdentityError(f"model or SAE are not those of {store.path}; give the ones that it was made with.")
@@ -60,9 +71,11 @@ def read_texts(store: ScoreStore, pool_tokens: int, seed: int) -> Iterator[Text]
     random, left = np.random.default_rng([seed, 0]), pool_tokens
     order = [(segment, slot) for segment in store.segments for slot in range(segment.num_documents)]
     for number in random.permutation(len(order)).tolist():
+        if left <= 0:
+            return
         segment, slot = order[number]
         text = _text(segment, slot, length)
-        if text is not None and left > 0:
+        if text is not None:
             left -= int(text.counted_T.sum())
             yield text
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.ablate import ScoredWindow, starting_at
+from gradsae_fast.errors import ScoreError
 from gradsae_fast.model.head import head_logits
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.patching import output_hook
@@ -31,11 +32,21 @@ class Path:
     start_D: Tensor
     target_D: Tensor
 
+    @property
+    def length(self) -> float:
+        """Euclidean distance from start to target."""
+        return float((self.target_D - self.start_D).float().norm())
+
     def points(self, step: float, num_steps: int) -> Tensor:
-        """start + step · n · direction, n = 0 … num_steps [S, D], float32; the direction has length 1."""
+        """start + step · n · direction, n = 0 … num_steps [S, D], float32; the direction has length 1.
+
+        ScoreError where start and target are one state, or not finite: no direction leads from one to the other.
+        """
         direction_D = (self.target_D - self.start_D).float()
+        if not 0 < self.length < float("inf"):
+            raise ScoreError(f"a path has length {self.length}; expected two different finite states.")
         n_S1 = torch.arange(num_steps + 1, device=direction_D.device)[:, None]
-        return self.start_D.float() + step * n_S1 * direction_D / direction_D.norm()
+        return self.start_D.float() + step * n_S1 * direction_D / self.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from gradsae_fast.errors import ModelError, SaeError, ScoreError
 from gradsae_fast.jacobian.block import Blocks, DictionaryPair, Point, token_blocks
@@ -206,6 +216,56 @@ def test_a_module_inside_the_mlp_may_be_a_site(tiny_lm: LanguageModel, tiny_mode
     path = find_path(tiny_lm, tiny_lm.site("model.layers.2.mlp.down_proj.input"), tiny_lm.site("model.layers.2.mlp"))
     assert path.names == ("model.layers.2.mlp.down_proj",)
     assert not tiny_model.model.layers[2]._forward_hooks
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "ffn_dim": 48,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "reads", "writes", "why"),
+    [
+        (
+            lambda: BloomForCausalLM(BloomConfig(**SMALL)),
+            "transformer.h.1.mlp.input",
+            "transformer.h.1.mlp",
+            "cannot run on one hidden state alone .*'residual'.* cannot be taken apart from its block",
+        ),
+        (
+            lambda: BloomForCausalLM(BloomConfig(**SMALL)),
+            "transformer.h.1.post_attention_layernorm",
+            "transformer.h.1.mlp.dense_4h_to_h",
+            r"transformer\.h\.1\.mlp\.gelu_impl.* cannot be differentiated for several vectors",
+        ),
+        (
+            lambda: OPTForCausalLM(OPTConfig(**SMALL, word_embed_proj_dim=24, init_std=0.3)),
+            "model.decoder.layers.1.fc1.input",
+            "model.decoder.layers.1.fc2",
+            "tokens of all texts in one row .* cannot be taken apart from its block",
+        ),
+    ],
+)
+def test_an_mlp_that_is_no_function_of_its_own_is_named(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: Callable[[], Any], reads: str, writes: str, why: str
+) -> None:
+    torch.manual_seed(0)
+    lm = prepare_model(model(), tiny_tokenizer, source="tangled", digest="none")
+    with pytest.raises(ModelError, match=why):
+        find_path(lm, lm.site(reads), lm.site(writes))
+
+
+@pytest.mark.parametrize("padding", [0, 1, 5])
+def test_a_padding_token_without_embedding_is_no_probe(tiny_tokenizer: PreTrainedTokenizerFast, padding: int) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMALL, intermediate_size=48, pad_token_id=padding, initializer_range=0.3)
+    lm = prepare_model(LlamaForCausalLM(config), tiny_tokenizer, source="padded", digest="none")
+    assert not lm.model.get_input_embeddings().weight[padding].any()
+    assert find_path(lm, lm.site("model.layers.0.mlp.input"), lm.site("model.layers.0.mlp")).names
 
 
 def test_numbers_that_are_not_finite_are_refused(make_pair: MakePair) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gradsae_fast.cli_jacobian import jacobian
 from gradsae_fast.errors import ConfigError, QueryError
+from gradsae_fast.jacobian.store import open_jacobian
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def arguments(tiny_model_folder: Path, tiny_corpus: Path, write_sae: Callable[..
         "overlap": 16,
         "threads": 1,
     }
-    return ["extract", *(str(part) for name, value in given.items() for part in (f"--{name}", value))]
+    return ["extract", "--force", *(str(part) for name, value in given.items() for part in (f"--{name}", value))]
 
 
 def run(*arguments: str) -> str:
@@ -50,12 +51,29 @@ def test_extract_then_rank_edges_and_their_tokens(arguments: list[str], tmp_path
     assert "latent_out" in run("rank", store)
 
 
+def test_a_file_says_what_options_do_not(arguments: list[str], tmp_path: Path, tiny_corpus: Path) -> None:
+    given = dict(zip((name.removeprefix("--") for name in arguments[2::2]), arguments[3::2], strict=True))
+    lines = [
+        f"model = {{ path = '{given['model']}' }}",
+        f"corpus = {{ path = '{tiny_corpus}', max_documents = 3, context_length = 64, overlap = 16 }}",
+        f"store = {{ path = '{tmp_path / 'from file'}' }}",
+        "run = { threads = 1, force = true }",
+        *(f"[[sae]]\npath = '{given[f'sae-{side}']}'\nsite = '{given[f'site-{side}']}'" for side in ("in", "out")),
+    ]
+    (tmp_path / "run.toml").write_text("\n".join(lines), encoding="utf-8")
+    run("extract", "--config", str(tmp_path / "run.toml"), "--max-documents", "5")
+    store = open_jacobian(tmp_path / "from file")
+    assert sum(segment.counts["documents"] for segment in store.segments) == 5
+    assert store.run.identity["jacobian"]["site_out"] == given["site-out"]
+
+
 def test_options_that_make_no_sense_are_refused(arguments: list[str], tmp_path: Path) -> None:
     runner, app = CliRunner(), typer.Typer()
     app.add_typer(jacobian, name="jacobian")
     store = str(tmp_path / "store")
     for given, error, why in (
         ([*arguments, "--point", "elsewhere"], ConfigError, "expected one of reconstruction, hidden"),
+        (["extract", "--model", "m", "--sae-in", "a", "--site-in", "b"], ConfigError, "give all four"),
         (["rank", store, "--tokens"], QueryError, "give both"),
         (["rank", store, "--context", "3"], QueryError, "no effect without --tokens"),
     ):

@@ -1,5 +1,6 @@
 """The straight line over a corpus, its store and its rankings, on a tiny model."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from safetensors.torch import load_file, save_file
 
 from gradsae_fast.config import ExtractConfig
-from gradsae_fast.errors import ConfigError, IdentityError, QueryError, StoreError
+from gradsae_fast.errors import ConfigError, GateError, IdentityError, QueryError, SaeError, StoreError
+from gradsae_fast.extract import extract
 from gradsae_fast.jacobian.block import DictionaryPair, Point, token_blocks
 from gradsae_fast.jacobian.edges import block_edges
 from gradsae_fast.jacobian.extract import extract_jacobian
@@ -20,8 +23,9 @@ from gradsae_fast.jacobian.ranking import rank_edge_tokens, rank_edges
 from gradsae_fast.jacobian.store import JacobianWriter, open_jacobian
 from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.records import Batch, Window
+from gradsae_fast.records import Batch, TokenMask, Window
 from gradsae_fast.sae.load import load_sae
+from gradsae_fast.store.facts import read_facts
 from gradsae_fast.store.reader import open_scores
 
 Configure = Callable[..., ExtractConfig]
@@ -37,7 +41,7 @@ def configure_jacobian(configure: Configure, write_sae: Callable[..., Path]) -> 
     ]
 
     def build(name: str = "jacobian", **tables: Any) -> ExtractConfig:
-        run = {"tokens_per_batch": 256, "threads": 1, "force": False}
+        run = {"tokens_per_batch": 256, "threads": 1, "force": True}
         return configure(name, **{"sae": saes, "store": {"precision_bits": 23}, "run": run, **tables})
 
     return build
@@ -229,6 +233,121 @@ def test_damage_is_named_and_a_store_of_scores_is_no_jacobian_store(
         open_jacobian(damaged)
 
 
+def fitting(write_sae: Callable[..., Path]) -> dict[str, Any]:
+    """Tables of a run that passes the gate: six latents a token at both sites."""
+    lower, upper = write_sae("topk", name="fits below", seed=5), write_sae("topk", name="fits above", seed=6)
+    saes = [{"path": str(lower), "site": LOWER}, {"path": str(upper), "site": UPPER}]
+    return {"sae": saes, "run": {"threads": 1, "force": False}}
+
+
+def test_what_the_gate_found_is_told_and_kept(
+    configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path]
+) -> None:
+    config, told = configure_jacobian(**fitting(write_sae)), list[str]()
+    extract_jacobian(config, on_message=told.append)
+    facts = read_facts(Path(config.store.path), "gate")
+    assert facts is not None
+    assert not facts["forced"]
+    assert [(c["name"], c["site"]) for c in facts["checks"]] == [
+        (name, site) for site in (LOWER, UPPER) for name in ("bos", "fvu", "l0")
+    ]
+    assert all(check["passed"] and any(check["found"] in line for line in told) for check in facts["checks"])
+    assert {"L0 6.0"} == {check["found"] for check in facts["checks"] if check["name"] == "l0"}
+
+
+def test_fvu_and_l0_are_those_of_the_gate_of_scores(
+    configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path]
+) -> None:
+    """The gate of `gradsae extract` at the same sites, with the same SAEs."""
+    tables = fitting(write_sae) | {"run": {"threads": 1, "force": True}}
+    config, scores = configure_jacobian(**tables), configure_jacobian("scores", **tables)
+    extract_jacobian(config)
+    extract(scores)
+    found = [read_facts(Path(each.store.path), "gate") for each in (config, scores)]
+    numbers = [
+        [(c["site"], c["found"], c["passed"]) for c in (facts or {})["checks"] if c["name"] in ("bos", "fvu", "l0")]
+        for facts in found
+    ]
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0]) == 6
+    assert (found[0] or {})["median_norms"] == (found[1] or {})["median_norms"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_sae_that_does_not_fit_its_site_is_refused_before_there_is_a_store(
+    configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path], place: int
+) -> None:
+    tables = fitting(write_sae)
+    sae = write_sae("topk", name="elsewhere")
+    weights = load_file(sae / "sae_weights.safetensors")
+    save_file(weights | {"W_dec": weights["W_dec"].flip(0).contiguous()}, sae / "sae_weights.safetensors")
+    tables["sae"][place]["path"] = str(sae)
+    config = configure_jacobian(**tables)
+    with pytest.raises(GateError, match=rf"(?s)fvu at {(LOWER, UPPER)[place]}: FVU \d.*--force"):
+        extract_jacobian(config)
+    assert not Path(config.store.path).exists()
+    forced = configure_jacobian(**tables | {"run": {"threads": 1, "force": True}})
+    extract_jacobian(forced)
+    facts = read_facts(Path(forced.store.path), "gate")
+    assert facts is not None
+    assert facts["forced"]
+    assert [check["name"] for check in facts["checks"] if not check["passed"]] == ["fvu"]
+
+
+def test_another_bos_than_in_training_is_refused(
+    configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path]
+) -> None:
+    config = configure_jacobian(**fitting(write_sae))
+    with pytest.raises(GateError, match=r"bos at .*: no BOS; expected as in the SAE's training .a BOS in front"):
+        extract_jacobian(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, bos="never")))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_sae_of_another_width_does_not_block_the_folder(
+    configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path], place: int
+) -> None:
+    config = configure_jacobian()
+    wide = dataclasses.replace(config.saes[place], path=str(write_sae(name="wide", width=48)))
+    saes = (wide, config.saes[1]) if place == 0 else (config.saes[0], wide)
+    with pytest.raises(SaeError, match="width 48"):
+        extract_jacobian(dataclasses.replace(config, saes=saes))
+    assert extract_jacobian(config).num_segments > 0
+
+
+def test_attention_sinks_at_either_site_are_masked_and_counted_in_no_edge(
+    configure_jacobian: ConfigureJacobian, tiny_lm: LanguageModel
+) -> None:
+    """The lower site is normalised: all norms are equal there, and sinks are those of the upper one."""
+    config = configure_jacobian(score={"sink_norm_ratio": 1.3})
+    extract_jacobian(config)
+    facts = read_facts(Path(config.store.path), "gate")
+    assert facts is not None
+    limit, found = 1.3 * facts["median_norms"][UPPER], 0
+    for segment in open_jacobian(config.store.path).segments:
+        document, mask = segment.read("tokens/document"), segment.read("tokens/mask")
+        for slot in np.unique(document):
+            rows = np.flatnonzero(document == slot)[:64]  # the first window
+            ids = segment.read("tokens/token_id")[rows].astype(np.int64)
+            window: Any = Window(document=None, slot=0, token_ids=ids, num_context=0, first_position=0)  # type: ignore[arg-type]
+            batch = Batch(windows=(window,), token_ids_BT=ids[None])
+            sink_T = hidden_states(tiny_lm, batch, [tiny_lm.site(UPPER)])[UPPER].norm(dim=1).numpy() > limit
+            assert ((mask[rows] & TokenMask.NORM) != 0).tolist() == sink_T.tolist()
+            found += int(sink_T.sum())
+        counted = {(above, below) for n, above, below, _ in pairs_of(segment) if mask[n] == 0}
+        assert segment.read("edges/indptr")[-1] == len(counted)
+    assert found > 10
+    with pytest.raises(IdentityError, match=r"identity\.jacobian\.sink_norm_ratio: 1\.3 -> 10"):
+        extract_jacobian(configure_jacobian())
+
+
+def test_a_folder_of_scores_is_named_with_what_to_give_instead(
+    configure_jacobian: ConfigureJacobian, configure: Configure
+) -> None:
+    extract(configure("taken"))
+    with pytest.raises(StoreError, match="or a new folder to make one"):
+        extract_jacobian(configure_jacobian("taken"))
+
+
 def test_questions_that_make_no_sense_are_refused(configure_jacobian: ConfigureJacobian) -> None:
     config = configure_jacobian()
     extract_jacobian(config)
@@ -238,13 +357,18 @@ def test_questions_that_make_no_sense_are_refused(configure_jacobian: ConfigureJ
         rank_edges(config.store.path, latent_in=48)
     with pytest.raises(QueryError, match="k = 0"):
         rank_edges(config.store.path, k=0)
+    with pytest.raises(QueryError, match="context = -5; expected 0 or more"):
+        rank_edge_tokens(config.store.path, latent_out=1, latent_in=1, context=-5)
 
 
 @pytest.mark.parametrize(
     ("tables", "why"),
     [
         ({"sae": [{"path": "x", "site": LOWER}]}, "needs two SAEs"),
-        ({"score": {"preset": "paper"}}, "only mask_token_ids has an effect"),
+        ({"sae": [{"path": "x", "site": LOWER}, {"path": "y", "site": LOWER}]}, f"both SAEs are at {LOWER}"),
+        ({"score": {"preset": "paper"}}, "only sink_norm_ratio and mask_token_ids have an effect"),
+        ({"run": {"exact_dense": 0.2}}, "exact_dense and patch_column have no effect"),
+        ({"corpus": {"patch_column": "patch"}}, "exact_dense and patch_column have no effect"),
     ],
 )
 def test_settings_without_effect_are_refused(

@@ -45,6 +45,28 @@ def test_a_plateau_is_flat_and_a_line_is_not() -> None:
     assert np.isnan(flatness(curve(0.0 * N_S)))
 
 
+def test_a_curve_that_is_not_finite_has_no_blow_up_and_spoils_no_mean() -> None:
+    overflown = curve(np.where(N_S > 60, np.inf, logistic(20.5)))
+    for bad in (overflown, curve(N_S * np.nan), curve(0.0 * N_S)):
+        assert np.isnan(blow_up(bad))
+        assert np.isnan(flatness(bad))
+        both = summary_table([bad, curve(logistic(40.5))]).to_pylist()[0]
+        assert (both["paths"], both["blow_up"], both["median_blow_up"]) == (2, 20.25, 20.25)
+        alone = summary_table([bad]).to_pylist()[0]
+        assert np.isnan([alone["blow_up"], alone["blow_up_error"], alone["median_blow_up"]]).all()
+        svg = to_svg([bad, curve(logistic(40.5), target="bag")], "distance")
+        assert "nan" not in svg
+        assert "nan" not in to_svg([bad], "distance")
+
+
+def test_paths_that_are_longer_than_the_sweep_are_counted() -> None:
+    curves = [curve(logistic(20.5), length=length) for length in (49.0, 50.0, 50.1)]
+    assert [each.is_cut for each in curves] == [False, False, True]
+    assert summary_table(curves).to_pylist()[0]["cut"] == 1
+    lengths = curve_table(curves).column("path_length").to_pylist()
+    assert lengths == [49.0] * 101 + [50.0] * 101 + [50.1] * 101
+
+
 def test_the_summary_has_a_row_per_kind_with_means_and_their_errors() -> None:
     curves = [
         curve(logistic(20.5)),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradsae_fast.ablate import ScoredWindow, scored_windows
 from gradsae_fast.config import ScoreConfig
+from gradsae_fast.errors import ScoreError
 from gradsae_fast.method import resolve_method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.sites import Wiring
@@ -92,3 +93,10 @@ def test_the_model_is_left_as_it_was(tiny_lm: LanguageModel, tiny_sae_folder: Pa
     before = whole_pass(tiny_lm, "model.layers.2.mlp", point_D)[1]
     sweep(tiny_lm, scored, paths_from(scored), step=0.5, num_steps=2)
     torch.testing.assert_close(whole_pass(tiny_lm, "model.layers.2.mlp", point_D)[1], before, rtol=0, atol=0)
+
+
+def test_a_path_to_where_it_starts_is_refused() -> None:
+    start_D = torch.ones(4)
+    for target_D in (start_D, torch.full((4,), float("nan"))):
+        with pytest.raises(ScoreError, match="expected two different finite states"):
+            StraightPath(start_D=start_D, target_D=target_D).points(0.5, 3)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from gradsae_fast.errors import StoreError
 from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import decode_dense, encode_dense
 from gradsae_fast.synthetic.latent_sets import LatentSet, LatentSets, directions
-from gradsae_fast.synthetic.targets import Kind, Source, compose, draw
+from gradsae_fast.synthetic.targets import Kind, Source, compose, draw, draw_apart
 
 WriteSae = Callable[..., Path]
 
@@ -53,6 +54,17 @@ def test_real_targets_are_of_the_pool_and_reconstructions_their_decoding(write_s
         number = int((pool_ND == real_D).all(1).nonzero()[0])
         again_D = draw(source, Kind.RECONSTRUCTION, pool_ND[0], np.random.default_rng(seed))
         torch.testing.assert_close(again_D, decoded_ND[number])
+
+
+def test_a_state_that_is_drawn_for_a_path_is_not_where_the_path_begins(write_sae: WriteSae) -> None:
+    """One state of ten is another one; the others differ by what rounding does."""
+    here_D = 1 + torch.rand(24, generator=torch.Generator().manual_seed(3))
+    pool_ND = here_D * (1 + 0.01 * torch.randn(10, 24, generator=torch.Generator().manual_seed(4)))
+    with pytest.raises(StoreError, match="20 draws of kind real all gave"):
+        draw_apart(a_source(write_sae, pool_ND), Kind.REAL, here_D, here_D, np.random.default_rng(0))
+    pool_ND[7] = -here_D
+    found = draw_apart(a_source(write_sae, pool_ND), Kind.REAL, here_D, here_D, np.random.default_rng(0))
+    assert (found == -here_D).all()
 
 
 def a_source(write_sae: WriteSae, pool_ND: torch.Tensor) -> Source:
