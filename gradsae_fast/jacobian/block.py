@@ -30,6 +30,7 @@ from gradsae_fast.sae.canonical import (
     LAYER_NORM_EPS,
     InputNorm,
     InputStats,
+    MatchingPursuit,
     Sae,
     Threshold,
     scale_gradient,
@@ -62,6 +63,11 @@ class DictionaryPair:
                     f"{sae.facts.source!r} is a transcoder: it does not decode into the site that it reads. Expected "
                     "two SAEs, one at each site."
                 )
+        if isinstance(self.upper.rule, MatchingPursuit):
+            raise SaeError(
+                f"{self.upper.facts.source!r} chooses its latents one after the other, so none of them has a derivative "
+                "of its own; expected another architecture at the upper site."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,7 +27,16 @@ from gradsae_fast.errors import ModelError, SaeError, ScoreError
 from gradsae_fast.jacobian.block import Blocks, DictionaryPair, Point, token_blocks
 from gradsae_fast.jacobian.path import find_path
 from gradsae_fast.model.load import LanguageModel, prepare_model
-from gradsae_fast.sae.canonical import LAYER_NORM_EPS, InputNorm, InputStats, Sae, Threshold, TopK, normalise_input
+from gradsae_fast.sae.canonical import (
+    LAYER_NORM_EPS,
+    InputNorm,
+    InputStats,
+    MatchingPursuit,
+    Sae,
+    Threshold,
+    TopK,
+    normalise_input,
+)
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import decode_dense, encode_dense
 
@@ -281,3 +290,10 @@ def test_a_transcoder_at_either_end_is_refused(make_pair: MakePair) -> None:
         replace(pair, lower=transcoder)
     with pytest.raises(SaeError, match="is a transcoder"):
         replace(pair, upper=transcoder)
+
+
+def test_latents_that_are_chosen_one_after_the_other_have_no_derivative(make_pair: MakePair) -> None:
+    pair = make_pair()
+    pursuit = replace(pair.upper, rule=MatchingPursuit(max_iterations=4, residual_threshold=0.0, stop_on_repeat=True))
+    with pytest.raises(SaeError, match="chooses its latents one after the other"):
+        replace(pair, upper=pursuit)
