@@ -25,7 +25,7 @@ from gradsae_fast.errors import ConfigError, ScoreError
 from gradsae_fast.method import Method
 from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.objectives import Objective, objective_values
+from gradsae_fast.model.objectives import Objective, objective_values, predicted_tokens
 from gradsae_fast.model.patching import forward_replaced
 from gradsae_fast.model.sites import Site
 from gradsae_fast.records import Array, Batch, TokenMask, Window
@@ -93,24 +93,27 @@ def ablate(
     lm: LanguageModel,
     scored: ScoredWindow,
     removals: Sequence[Removal],
-    objective: Objective,
+    objectives: Sequence[Objective],
     *,
     tokens_per_pass: int = 8192,
     chunk: int = 512,
-) -> Effects:
-    """The exact effect of every removal on an objective's value in this window.
+) -> dict[str, Effects]:
+    """The exact effect of every removal on the value of each objective in this window, by the objective's name.
 
-    Passes hold at most `tokens_per_pass` tokens, and at least one removal beside the untouched row. `top-token`
-    objectives choose their token anew in every row, as they would in a run of their own. ScoreError where a removal
-    names a latent that is not active at a position.
+    Objectives are read off the same passes. A pass holds at most `tokens_per_pass` tokens, and at least one removal
+    beside the untouched row. A `top-token` objective is about the token that the untouched row predicts, in every row:
+    the one whose gradient is the score. ScoreError where a removal names a latent that is not active at a position.
     """
     size = max(1, tokens_per_pass // len(scored.window.token_ids) - 1)
     parts = [removals[first : first + size] for first in range(0, len(removals), size)] or [()]
-    value_K = [_values(lm, scored, part, objective, chunk) for part in parts]
-    return Effects(
-        value=float(value_K[0][0]),
-        drop_K=np.concatenate([value[0] - value[1:] for value in value_K]),
-    )
+    values = [_values(lm, scored, part, objectives, chunk) for part in parts]
+    return {
+        objective.name: Effects(
+            value=float(values[0][objective.name][0]),
+            drop_K=np.concatenate([of[objective.name][0] - of[objective.name][1:] for of in values]),
+        )
+        for objective in objectives
+    }
 
 
 def check_ablatable(sited: Sequence[SitedSae], method: Method) -> None:
@@ -136,7 +139,7 @@ def _seen(sited: SitedSae, method: Method, batch: Batch, read_RD: Tensor, writte
         return code, written_RD
     spliced_R = finite_R
     if method.splice == "unmasked":
-        sink_R = written_RD.float().norm(dim=1) > sited.sink_norm
+        sink_R = sited.sinks(read_RD, written_RD)
         token_R = torch.from_numpy(position_masks(batch) == TokenMask(0)).to(written_RD.device)
         spliced_R = finite_R & token_R & ~sink_R
     return code, torch.where(spliced_R[:, None], reconstruct(sited.sae, code), written_RD.float())
@@ -160,9 +163,9 @@ def _stats_of(stats: InputStats, rows: Any) -> InputStats:
 
 
 def _values(
-    lm: LanguageModel, scored: ScoredWindow, removals: Sequence[Removal], objective: Objective, chunk: int
-) -> Array:
-    """The objective's value of the untouched window and of each removal, float64 [1 + removals]."""
+    lm: LanguageModel, scored: ScoredWindow, removals: Sequence[Removal], objectives: Sequence[Objective], chunk: int
+) -> dict[str, Array]:
+    """Each objective's value of the untouched window and of each removal, float64 [1 + removals]."""
     rows_KTD = scored.seen_TD.repeat(1 + len(removals), 1, 1).float()
     for index, removal in enumerate(removals, start=1):
         positions = torch.from_numpy(removal.position_P).to(rows_KTD.device)
@@ -172,7 +175,12 @@ def _values(
     batch = Batch(windows=(window,) * len(rows_KTD), token_ids_BT=ids_KT)
     with torch.no_grad(), starting_at(lm, scored, rows_KTD.to(lm.dtype)):
         output = lm.body(input_ids=torch.from_numpy(ids_KT).to(lm.device), use_cache=False)
-    return objective_values(lm, objective, batch, output, chunk=chunk)
+    values = {}
+    for objective in objectives:
+        predicted_K = predicted_tokens(lm, objective, batch, output, chunk=chunk)
+        held_K = None if predicted_K is None else np.full_like(predicted_K, predicted_K[0])
+        values[objective.name] = objective_values(lm, objective, batch, output, chunk=chunk, top_tokens=held_K)
+    return values
 
 
 def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> Tensor:

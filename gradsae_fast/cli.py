@@ -178,7 +178,7 @@ def repair(store: Store) -> None:
     """
     from gradsae_fast.store import repair as drop_damaged
 
-    render.show_repair(drop_damaged(store))
+    render.show_repair(drop_damaged(store, tell=typer.echo))
 
 
 @app.command()

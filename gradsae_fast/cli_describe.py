@@ -12,12 +12,18 @@ from gradsae_fast.cli_rank import FormatOption, ObjectiveOption, OutputOption, S
 def describe(
     store: Store,
     latent: Annotated[list[int] | None, typer.Option(help="Number of a latent; repeat for more.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Without --latent: so many, by influence.")] = 20,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Without --latent: so many, by influence.", show_default="20")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to list on each side.")] = 10,
     examples: Annotated[int, typer.Option(help="Documents that an input score looks at, at most.")] = 100,
     no_output_score: Annotated[bool, typer.Option("--no-output-score", help="Leave it out: no forward pass.")] = False,
-    prompt: Annotated[str, typer.Option(help="What is steered for the output score.")] = "In my experience,",
-    strength: Annotated[float, typer.Option(help="How far: so many largest activations.")] = 10.0,
+    prompt: Annotated[
+        str | None, typer.Option(help="What is steered for the output score.", show_default="In my experience,")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far: so many largest activations.", show_default="10")
+    ] = None,
     error_term: Annotated[
         bool | None, typer.Option("--error-term/--no-error-term", help="Steer with the SAE's error; default: method's.")
     ] = None,
@@ -33,6 +39,7 @@ def describe(
     """
     from gradsae_fast.describe import describe as tabulate
 
+    render.check_output(format, output)
     render.quiet_transformers()
     table = tabulate(
         store,

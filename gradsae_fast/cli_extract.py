@@ -127,6 +127,10 @@ def _carry_out(config: ExtractConfig, *, dry_run: bool) -> None:
 
     if dry_run:
         render.show_estimate(costs.estimate(config))
+        if config.run.exact_dense is not None:
+            print(
+                "note     without the exact pass: a forward pass from the site up for each dense latent of a document"
+            )
         return
     with render.progress() as bar:
         report = line.extract(config, on_message=bar.message, on_progress=bar.update)

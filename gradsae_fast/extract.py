@@ -5,14 +5,14 @@ Running the same command again goes on where the last one stopped: committed seg
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gradsae_fast.ablate import check_ablatable
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
-from gradsae_fast.exact import exact_dense
+from gradsae_fast.exact import ExactReport, exact_dense
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.probe import check_run, measure_medians
@@ -55,6 +55,7 @@ class ExtractReport:
     bytes_written: int
     l0: Mapping[str, float]
     fvu: Mapping[str, float]
+    exact: ExactReport | None = None  # of the pass over dense latents, where one was asked for
 
 
 def extract(
@@ -81,9 +82,9 @@ def extract(
         _write_once(prepared, writer, passed, tell)
         prepared = with_sink_limits(prepared, passed["median_norms"])
         report = _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
-    if config.run.exact_dense is not None:
-        exact_dense(prepared, share=config.run.exact_dense, tell=tell)
-    return report
+    if config.run.exact_dense is None:
+        return report
+    return replace(report, exact=exact_dense(prepared, share=config.run.exact_dense, tell=tell))
 
 
 class _Run:

@@ -125,6 +125,12 @@ def score_scale(objective: str, value_M: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.exp(value_M) if objective == "continuation-prob" else np.ones(len(value_M))
 
 
+def path_points(steps: int) -> tuple[list[float], list[float]]:
+    """Where on a path gradients are taken, as shares of it, and the weight of each: Gauss-Legendre on [0, 1]."""
+    node_S, weight_S = np.polynomial.legendre.leggauss(steps)
+    return ((node_S + 1) / 2).tolist(), (weight_S / 2).tolist()
+
+
 def check_config(config: ExtractConfig, extra_objectives: tuple[str, ...] = ()) -> Method:
     """Refuse settings that contradict each other or would have no effect; returns the resolved method."""
     method = resolve_method(config.score, extra_objectives)

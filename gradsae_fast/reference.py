@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradsae_fast.method import Method
-from gradsae_fast.model.capture import path_points, read_and_written
+from gradsae_fast.method import Method, path_points
+from gradsae_fast.model.capture import read_and_written
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.records import Array, Batch, TokenMask, Window, counted_tokens
@@ -43,12 +43,17 @@ def dense_influence(
 
     whole_TD, spliced_T = _decode(sited, latents_TC, read_TD), _spliced(method, mask_T)
 
+    def logits(leaf_TC: Tensor) -> Tensor:
+        changed_TD = _decode(sited, leaf_TC, read_TD)
+        return _logits(lm, sited, changed_TD, changed_TD - whole_TD, _column(spliced_T, lm), window)
+
+    with torch.no_grad():
+        top_token = int(logits(latents_TC)[-1].argmax())
+
     def gradient(share: float) -> Tensor:
         """That of the objective with respect to the latents [T, C], where `share` of a path is gone."""
         leaf_TC = (latents_TC - change_TC * torch.where(_column(moved_T, lm), 1.0 - share, 0.0)).requires_grad_()
-        changed_TD = _decode(sited, leaf_TC, read_TD)
-        logits_TV = _logits(lm, sited, changed_TD, changed_TD - whole_TD, _column(spliced_T, lm), window)
-        value = objective_value(objective, logits_TV, window)
+        value = objective_value(objective, logits(leaf_TC), window, top_token)
         # A window without a target, such as one token alone, has a constant value.
         return torch.autograd.grad(value, leaf_TC)[0] if value.requires_grad else torch.zeros_like(leaf_TC)
 
@@ -94,8 +99,11 @@ def _column(chosen_T: Array, lm: LanguageModel) -> Tensor:
     return torch.from_numpy(chosen_T).to(lm.device)[:, None]
 
 
-def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> Tensor:
-    """The scalar m of one window, written position by position; `continuation-prob` gives log p, as it is stored."""
+def objective_value(objective: Objective, logits_TV: Tensor, window: Window, top_token: int | None = None) -> Tensor:
+    """The scalar m of one window, written position by position; `continuation-prob` gives log p, as it is stored.
+
+    `top_token` is the token of the `top-token` objectives; None: the one that these logits predict.
+    """
     document = window.document
     if objective.function is not None:
         ids_T = torch.from_numpy(window.token_ids.astype(np.int64)).to(logits_TV.device)
@@ -103,6 +111,7 @@ def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> 
         return objective.function(logits_TV[None], ids_T[None], mask_T[None])
     log_prob_TV = torch.log_softmax(logits_TV, -1)
     last_V = logits_TV[-1]
+    top = int(last_V.argmax()) if top_token is None else top_token
     match objective.name:
         case "next-token" | "continuation" | "continuation-prob":
             first = 0 if objective.name == "next-token" else document.answer_start
@@ -114,11 +123,11 @@ def objective_value(objective: Objective, logits_TV: Tensor, window: Window) -> 
                     total = total + log_prob_TV[position, int(document.token_ids[target])]
             return total
         case "top-token:logit":
-            return last_V[last_V.argmax()]
+            return last_V[top]
         case "top-token:logprob":
-            return log_prob_TV[-1][last_V.argmax()]
+            return log_prob_TV[-1][top]
         case "top-token:prob":
-            return last_V.softmax(-1)[last_V.argmax()]
+            return last_V.softmax(-1)[top]
         case "logit-diff":
             assert document.contrast_ids is not None
             first_id, second_id = document.contrast_ids

@@ -16,8 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.ranking import query_of, write_table
+from gradsae_fast.ranking.export import FORMATS
+from gradsae_fast.ranking.question import one_of
 from gradsae_fast.store import Fault, ScoreStore
 from gradsae_fast.store.certificate import read_certificate
 from gradsae_fast.store.layout import component
@@ -67,12 +69,22 @@ def progress() -> Iterator[ProgressBar]:
 
 def show_table(table: pa.Table, format: str = "table", output: Path | None = None) -> None:
     """Print a table for people, or write it as json, csv or parquet."""
+    check_output(format, output)
     if format == "table":
-        if output is not None:
-            raise QueryError(f"--output {output} needs a file format; add --format json, csv or parquet.")
         _print_table(table)
     else:
         print(write_table(table, output, format) or "", end="")
+
+
+def check_output(format: str, output: Path | None) -> None:
+    """Raise the QueryError of `show_table` for a format and a file that do not go together, before a long wait."""
+    one_of("format", format, ("table", *FORMATS))
+    if format == "table" and output is not None:
+        raise QueryError(f"--output {output} needs a file format; add --format json, csv or parquet.")
+    if format == "parquet" and output is None:
+        raise QueryError("parquet is no text; add --output FILE, or --format json or csv.")
+    if output is not None and not output.parent.is_dir():
+        raise QueryError(f"--output {output} lies in a folder that does not exist; make {output.parent} first.")
 
 
 def show_report(report: "ExtractReport") -> None:
@@ -85,7 +97,14 @@ def show_report(report: "ExtractReport") -> None:
     for site, l0 in report.l0.items():
         if report.num_tokens:
             print(f"  {site}: L0 {l0:.1f}, FVU {report.fvu[site]:.3f}")
-    print(f"next: gradsae rank latents {report.store}")
+    exact = report.exact
+    if exact is not None:
+        latents = ", ".join(f"{count} latents at {site}" for site, count in exact.num_dense.items())
+        print(
+            f"exact: {latents} fire on more than {exact.share:g} of the tokens; {exact.num_segments} segments "
+            f"measured, {exact.num_skipped} were there; {exact.num_removals} removals in {exact.seconds:.1f} s"
+        )
+    print(f"next: gradsae rank latents {report.store}{'' if exact is None else ' --exact-dense'}")
 
 
 def show_estimate(estimate: "Estimate") -> None:
@@ -113,9 +132,10 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
     print(f"corpus     {facts['documents']} documents, {facts['tokens']} tokens")
     print(f"objective  {', '.join(facts['objectives'])}; positive influence: the latent's presence raises it")
     for site, numbers in facts["sites"].items():
+        signed = "; activations of both signs: rank --polarity" if numbers["signed"] else ""
         print(
             f"site       {site}: {numbers['latents']} latents, L0 {numbers['l0']:.1f}, "
-            f"{numbers['bytes_per_nonzero']:.2f} bytes per non-zero"
+            f"{numbers['bytes_per_nonzero']:.2f} bytes per non-zero{signed}"
         )
     for key, value in facts["identity"].get("method", {}).items():
         print(f"method     {key} = {value}")
@@ -124,16 +144,23 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
         print(
             f"gate       {'passed' if check['passed'] else 'FAILED'}  {check['name']} {check['site']}: {check['found']}"
         )
-    exact = store.exact_dense()
-    if exact is not None:
-        dense = ", ".join(f"{len(latents)} at {site}" for site, latents in exact.latents.items())
-        missing = f"; {len(exact.missing)} segments still to measure" if exact.missing else ""
-        print(f"exact      latents on more than {exact.share:.3g} of the tokens: {dense}; rank --exact-dense{missing}")
+    if facts["exact_dense"] is not None:
+        print(f"exact      {_exact_line(facts['exact_dense'])}")
     show_certificate(store)
+
+
+def _exact_line(facts: Mapping[str, Any]) -> str:
+    if "unreadable" in facts:
+        return f"unreadable: {facts['unreadable']}"
+    dense = ", ".join(f"{count} at {site}" for site, count in facts["latents"].items())
+    missing = f"; {len(facts['missing'])} segments still to measure" if facts["missing"] else ""
+    return f"latents on more than {facts['share']:.3g} of the tokens: {dense}; rank --exact-dense{missing}"
 
 
 def store_facts(store: ScoreStore) -> dict[str, Any]:
     """What `info --json` prints; the keys are stable."""
+    scores = sum(record["length"] for segment in store.segments for record in segment.commit["objects"])
+    exact = _exact_facts(store)
     return {
         "path": str(store.path),
         "complete": store.is_complete,
@@ -141,7 +168,7 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "planned_segments": store.num_segments,
         "documents": store.num_documents,
         "tokens": store.num_tokens,
-        "bytes": sum(record["length"] for segment in store.segments for record in segment.commit["objects"]),
+        "bytes": scores + (exact or {}).get("bytes", 0),
         "precision_bits": store.precision_bits,
         "profile": store.profile,
         "objectives": store.objectives,
@@ -150,6 +177,23 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "run": store.run,
         "gate": store.facts("gate"),
         "certificate": store.facts("certificate"),
+        "exact_dense": exact,
+    }
+
+
+def _exact_facts(store: ScoreStore) -> dict[str, Any] | None:
+    """None where there are no exact effects; `unreadable` alone, an error's message, where they cannot be read."""
+    try:
+        exact = store.exact_dense()
+    except StoreError as error:
+        return {"unreadable": str(error)}
+    if exact is None:
+        return None
+    return {
+        "share": exact.share,
+        "latents": {site: len(latents_K) for site, latents_K in exact.latents.items()},
+        "missing": list(exact.missing),
+        "bytes": exact.num_bytes,
     }
 
 
@@ -168,6 +212,7 @@ def _site_facts(store: ScoreStore, site: str) -> dict[str, Any]:
         "nonzeros": nonzeros,
         "l0": active / counted if counted else 0.0,
         "bytes_per_nonzero": size / nonzeros if nonzeros else 0.0,
+        "signed": any(segment.site(site).is_signed for segment in store.segments),
     }
 
 

@@ -71,10 +71,26 @@ def removals_of(scored: ScoredWindow, count: int) -> list[Removal]:
     return [*pairs, Removal(latent=busiest, position_P=token_Z[latent_Z == busiest])]
 
 
+def whole_removals(scored: ScoredWindow) -> list[Removal]:
+    """Every latent of the last position, at all its positions."""
+    rows = scored.code.rows
+    token_Z = np.repeat(np.arange(len(rows.indptr) - 1), rows.indptr.diff().numpy())
+    latent_Z = rows.indices.numpy()
+    last = latent_Z[token_Z == token_Z.max()].tolist()
+    return [Removal(latent=latent, position_P=token_Z[latent_Z == latent]) for latent in last]
+
+
 def dense_value(
     lm: LanguageModel, one: SitedSae, method: Method, objective: Objective, scored: ScoredWindow, removal: Removal
 ) -> float:
     """m of the whole model, unbatched, with a dense latent tensor in which the removed entries are 0."""
+    return objective_value(objective, dense_logits(lm, one, method, scored, removal), scored.window).item()
+
+
+def dense_logits(
+    lm: LanguageModel, one: SitedSae, method: Method, scored: ScoredWindow, removal: Removal
+) -> torch.Tensor:
+    """Of all positions of the window."""
     window = scored.window
     alone = Batch(windows=(window,), token_ids_BT=window.token_ids[None].astype(np.int64))
 
@@ -94,8 +110,8 @@ def dense_value(
         return torch.where(torch.from_numpy(spliced)[:, None], without_TD, with_error_TD)[None]
 
     with torch.no_grad(), output_hook(lm.model.get_submodule(one.site.path), change):
-        logits_TV = lm.model(input_ids=torch.from_numpy(alone.token_ids_BT), use_cache=False).logits[0]
-    return objective_value(objective, logits_TV, window).item()
+        logits_TV: torch.Tensor = lm.model(input_ids=torch.from_numpy(alone.token_ids_BT), use_cache=False).logits[0]
+    return logits_TV
 
 
 NOTHING = Removal(latent=0, position_P=np.zeros(0, np.int64))
@@ -112,7 +128,9 @@ def test_exact_ablation_equals_a_plain_hook_with_a_dense_latent_tensor(
     scores = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch)
     for index, scored in enumerate(windows):
         removals = removals_of(scored, 5)
-        effects = ablate(tiny_lm, scored, removals, NEXT_TOKEN, tokens_per_pass=3 * len(scored.window.token_ids))
+        effects = ablate(tiny_lm, scored, removals, [NEXT_TOKEN], tokens_per_pass=3 * len(scored.window.token_ids))[
+            "next-token"
+        ]
         whole = dense_value(tiny_lm, one, method, NEXT_TOKEN, scored, NOTHING)
         assert effects.value == pytest.approx(whole, rel=1e-5)
         assert effects.value == pytest.approx(scores.values[one.site.path]["next-token"][index], rel=1e-5)
@@ -129,7 +147,7 @@ def test_the_network_runs_on_from_any_site(hook: str, tiny_lm: LanguageModel, wr
     method = resolve_method(ScoreConfig(splice="all"))
     (windows,) = scored_windows(tiny_lm, [one], method, batch)
     removals = removals_of(windows[0], 4)
-    effects = ablate(tiny_lm, windows[0], removals, NEXT_TOKEN)
+    effects = ablate(tiny_lm, windows[0], removals, [NEXT_TOKEN])["next-token"]
     whole = dense_value(tiny_lm, one, method, NEXT_TOKEN, windows[0], NOTHING)
     expected = [whole - dense_value(tiny_lm, one, method, NEXT_TOKEN, windows[0], removal) for removal in removals]
     np.testing.assert_allclose(effects.drop_K, expected, rtol=2e-3, atol=1e-4)
@@ -169,7 +187,7 @@ def test_influence_is_exact_where_everything_above_the_site_is_linear(
                     position_P = np.array([row + scored.window.num_context])
                     removals.append(Removal(latent=int(scores.indices[z]), position_P=position_P))
                     predicted.append(influence_Z[z])
-            found = ablate(tiny_lm, scored, removals, objective)
+            found = ablate(tiny_lm, scored, removals, [objective])["linear"]
             np.testing.assert_allclose(found.drop_K, predicted, rtol=1e-4, atol=2e-4)
             checked += len(removals)
     assert checked > 50
@@ -181,9 +199,58 @@ def test_effects_do_not_depend_on_how_removals_share_passes(
     one = sited(tiny_lm, write_sae())
     (windows,) = scored_windows(tiny_lm, [one], resolve_method(ScoreConfig()), batch)
     removals = removals_of(windows[0], 9)
-    found = [ablate(tiny_lm, windows[0], removals, NEXT_TOKEN, tokens_per_pass=budget).drop_K for budget in (1, 10_000)]
+    found = [
+        ablate(tiny_lm, windows[0], removals, [NEXT_TOKEN], tokens_per_pass=budget)["next-token"].drop_K
+        for budget in (1, 10_000)
+    ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=2e-5)
-    assert len(ablate(tiny_lm, windows[0], [], NEXT_TOKEN).drop_K) == 0
+    assert len(ablate(tiny_lm, windows[0], [], [NEXT_TOKEN])["next-token"].drop_K) == 0
+
+
+@pytest.mark.parametrize("kind", ["logit", "logprob", "prob"])
+def test_without_a_latent_the_same_top_token_is_asked_about(
+    kind: str, tiny_lm: LanguageModel, write_sae: Any, batch: Batch
+) -> None:
+    """Also where the network would predict another token without it."""
+    one = sited(tiny_lm, write_sae())
+    method = resolve_method(ScoreConfig(splice="all"))
+    objective = Objective(name=f"top-token:{kind}")
+    read = {
+        "logit": lambda logits_V: logits_V,
+        "logprob": lambda logits_V: logits_V.log_softmax(-1),
+        "prob": lambda logits_V: logits_V.softmax(-1),
+    }[kind]
+    (windows,) = scored_windows(tiny_lm, [one], method, batch)
+    flips = 0
+    for scored in [each for each in windows if len(each.window.token_ids) == each.window.document.num_tokens]:
+        removals = whole_removals(scored)
+        logits_KV = [dense_logits(tiny_lm, one, method, scored, removal)[-1] for removal in (NOTHING, *removals)]
+        token = int(logits_KV[0].argmax())
+        value_K = [read(logits_V)[token].item() for logits_V in logits_KV]
+        effects = ablate(tiny_lm, scored, removals, [objective], tokens_per_pass=4 * len(scored.window.token_ids))[
+            objective.name
+        ]
+        assert effects.value == pytest.approx(value_K[0], rel=1e-4)
+        np.testing.assert_allclose(effects.drop_K, value_K[0] - np.array(value_K[1:]), rtol=2e-3, atol=1e-4)
+        flips += sum(int(logits_V.argmax()) != token for logits_V in logits_KV)
+    assert flips > 0
+
+
+def test_several_objectives_are_read_off_the_same_passes(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
+    one = sited(tiny_lm, write_sae())
+    (windows,) = scored_windows(tiny_lm, [one], resolve_method(ScoreConfig()), batch)
+    scored = next(each for each in windows if len(each.window.token_ids) == each.window.document.num_tokens)
+    removals = removals_of(scored, 6)
+    objectives = [Objective(name=name) for name in ("next-token", "entropy", "top-token:prob")]
+    alone = [ablate(tiny_lm, scored, removals, [objective])[objective.name] for objective in objectives]
+    passes: list[object] = []
+    handle = tiny_lm.body.register_forward_pre_hook(lambda *_: passes.append(None))
+    together = ablate(tiny_lm, scored, removals, objectives)
+    handle.remove()
+    assert len(passes) == 1
+    for objective, expected in zip(objectives, alone, strict=True):
+        assert together[objective.name].value == expected.value
+        np.testing.assert_array_equal(together[objective.name].drop_K, expected.drop_K)
 
 
 def test_a_latent_that_is_not_active_cannot_be_removed(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
@@ -194,4 +261,4 @@ def test_a_latent_that_is_not_active_cannot_be_removed(tiny_lm: LanguageModel, w
     inactive = next(latent for latent in range(one.sae.num_latents) if latent not in active)
     removal = Removal(latent=inactive, position_P=np.array([4]))
     with pytest.raises(ScoreError, match=f"latent {inactive} .* not active at position 4"):
-        ablate(tiny_lm, windows[0], [removal], NEXT_TOKEN)
+        ablate(tiny_lm, windows[0], [removal], [NEXT_TOKEN])

@@ -224,7 +224,7 @@ def test_info_says_what_the_store_holds_and_json_has_the_same(store: Path) -> No
     found = json.loads(gradsae("info", store, "--json").out)
     assert set(found) == {
         *("path", "complete", "segments", "planned_segments", "documents", "tokens", "bytes", "precision_bits"),
-        *("profile", "objectives", "sites", "identity", "run", "gate", "certificate"),
+        *("profile", "objectives", "sites", "identity", "run", "gate", "certificate", "exact_dense"),
     }
     assert found["identity"]["saes"]["model.layers.1"]["kernels"] == "tiled numba"
     assert found["gate"]["forced"] is True
@@ -255,6 +255,21 @@ def test_the_help_of_every_verb_has_an_example(verb: list[str]) -> None:
     answer = gradsae(*verb, "--help")
     assert answer.status == 0
     assert f"Example: gradsae {' '.join(verb)}" in answer.out
+
+
+def test_exact_effects_of_dense_latents_are_measured_told_and_ranked(
+    tmp_path: Path, tiny_model_folder: Path, tiny_sae_folder: Path, tiny_corpus: Path
+) -> None:
+    out = tmp_path / "store"
+    answer = gradsae(
+        *("extract", "--model", tiny_model_folder, "--sae", tiny_sae_folder, "--corpus", tiny_corpus, "--out", out),
+        *("--context-length", "64", "--overlap", "16", "--force", "--exact-dense", "0.9"),
+    )
+    assert answer.status == 0, answer.err
+    assert "fire on more than 0.9 of the tokens; " in answer.out
+    assert f"next: gradsae rank latents {out} --exact-dense" in answer.out
+    ranked = json.loads(gradsae("rank", "latents", out, "--exact-dense", "--format", "json").out)
+    assert {type(row["exact"]) for row in ranked["rows"]} == {bool}
 
 
 def test_the_flags_of_extract_are_these_and_no_others() -> None:

@@ -244,6 +244,21 @@ def test_integrated_gradients_equal_autograd_along_the_path(
     np.testing.assert_allclose(dense(scores.sites[one.site.path], "next-token"), expected_NC, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["top-token:logit", "top-token:prob"])
+def test_a_path_is_about_the_token_that_its_end_predicts(
+    name: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch
+) -> None:
+    one, objective = sited(tiny_lm, write_sae(normalize_activations="layer_norm")), Objective(name=name)
+    batch = make_batch(TEXTS, context_length=200)
+    method = resolve_method(ScoreConfig(objectives=(name,), path_steps=48))
+    scores = score_batch(tiny_lm, [one], method, [objective], batch)
+    found_NC = dense(scores.sites[one.site.path], name)
+    np.testing.assert_allclose(found_NC, oracle(tiny_lm, one, method, objective, batch), rtol=5e-3, atol=1e-4)
+    change = (scores.values[one.site.path][name] - scores.base_values[one.site.path][name]).sum()
+    summed = found_NC[scores.mask_N == 0].sum()
+    assert summed == pytest.approx(change, rel=0.05)
+
+
 @pytest.mark.parametrize("preset", ["gradsae", "attribution-patching"])
 def test_integrated_gradients_add_up_to_what_the_latents_change_together(
     preset: str, tiny_lm: LanguageModel, write_sae: Any, make_batch: MakeBatch

@@ -268,7 +268,7 @@ def test_ablation_takes_the_latent_out_of_what_is_written(
     position = len(rows.indptr) // 2
     latent = int(rows.indices[rows.indptr[position]])
     removal = Removal(latent=latent, position_P=np.array([position]))
-    effects = ablate(tiny_lm, scored, [removal], NEXT_TOKEN)
+    effects = ablate(tiny_lm, scored, [removal], [NEXT_TOKEN])["next-token"]
     value = score_batch(tiny_lm, [one], method, [NEXT_TOKEN], batch).values[WRITES]["next-token"][0]
     assert effects.value == pytest.approx(value, rel=1e-5)
 

@@ -1,7 +1,6 @@
 """The model and the SAE of a store, found through what its run recorded, and refused where they have changed."""
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,10 @@ def load_origin(store: ScoreStore, site: str, *, error_term: bool | None = None,
     saes = load_sited_saes(lm, [sae for sae in config.saes if sae.path == source])
     sited = next(one for one in saes if one.site.path == site)
     _require_same(store, "SAE", source, sited.sae.facts.digest, store.identity["saes"][site]["digest"])
-    ratio = config.score.sink_norm_ratio
     tokens = store.identity["tokens"]
     return Origin(
         lm=lm,
-        sited=dataclasses.replace(sited, sink_norm=ratio * gate["median_norms"][site]) if ratio else sited,
+        sited=sited.with_sinks(config.score.sink_norm_ratio, gate["median_norms"]),
         method=resolve_method(config.score, tuple(store.identity["functions"])),
         rules=TokenRules(**tokens | {"masked_ids": frozenset(tokens["masked_ids"])}),
     )

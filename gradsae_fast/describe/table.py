@@ -25,18 +25,19 @@ from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore, open_scores
 
 PROMOTED = 20  # tokens that input and output scores look at
+LATENTS = 20  # described where none are named
 
 
 def describe(
     store: str | Path | ScoreStore,
     latents: Sequence[int] | None = None,
-    k: int = 20,
+    k: int | None = None,
     *,
     tokens: int = 10,
     examples: int = 100,
     output_score: bool = True,
-    prompt: str = PROMPT,
-    strength: float = STRENGTH,
+    prompt: str | None = None,
+    strength: float | None = None,
     error_term: bool | None = None,
     site: str | None = None,
     objective: str | None = None,
@@ -49,11 +50,11 @@ def describe(
     Args:
         store: an open store, or its path. Its model and SAE are loaded; its corpus is not needed.
         latents: which, in this order; None for the `k` of largest influence on the corpus.
-        k: how many, where `latents` is None.
+        k: how many, only where `latents` is None; None: 20.
         tokens: how many promoted and suppressed tokens to list.
         examples: documents that an input score looks at, at most.
         output_score: whether to compute it, which takes a forward pass a latent.
-        prompt, strength: what is steered, and how far: `strength` largest activations.
+        prompt, strength: what is steered ("In my experience,"), and how far: `strength` (10) largest activations.
         error_term: keep the SAE's error while steering; None: as the store's method does.
         site, objective: needed where the store has several; the objective is that of `influence`.
         device: where to compute; None: as the store's run was told.
@@ -65,19 +66,25 @@ def describe(
         mean).
 
     Raises:
-        QueryError: a latent or name is unknown, or a number is below 1.
+        QueryError: a latent or name is unknown, a number is below 1, a strength is not finite and above 0, or an
+            option would have no effect.
         ConfigError: an output score is asked for of a transcoder that writes several sites.
         ModelError: the site does not write into the residual stream.
         GradsaeError: what `load_origin` and `output_scores` raise.
     """
     opened = store if isinstance(store, ScoreStore) else open_scores(store)
-    question = resolve(opened, by="influence", k=k, site=site, objective=objective, include_special=None)
+    if latents is not None:
+        _refuse("beside named latents", k=k)
+    if not output_score:
+        _refuse("without output scores", prompt=prompt, strength=strength, error_term=error_term)
+    count = LATENTS if k is None else k
+    question = resolve(opened, by="influence", k=count, site=site, objective=objective, include_special=None)
     for name, value in {"tokens": tokens, "examples": examples}.items():
         if value < 1:
             raise QueryError(f"got {name} = {value}; expected 1 or more")
+    steering = {"prompt": PROMPT if prompt is None else prompt, "strength": _checked(strength)}
     chosen = _choose(opened, question, latents)
     origin = load_origin(opened, question.site, error_term=error_term, device=device)
-    steering = {"prompt": prompt, "strength": strength}
     columns = _columns(opened, question, origin, chosen, tokens, examples, steering if output_score else None)
     stated = {**steering, "error_term": origin.method.use_error_term} if output_score else {}
     return pa.table(columns).replace_schema_metadata(_facts(question, stated))
@@ -109,6 +116,21 @@ def _columns(
         "output_score": pa.array(outputs, pa.float64()),
         **_token_columns(origin, effects, tokens),
     }
+
+
+def _refuse(where: str, **options: Any) -> None:
+    """QueryError for an option that was given although it has no effect there."""
+    for name, value in options.items():
+        if value is not None:
+            raise QueryError(f"{name} = {value!r} has no effect {where}; leave it out")
+
+
+def _checked(strength: float | None) -> float:
+    if strength is None:
+        return STRENGTH
+    if not 0 < strength < float("inf"):
+        raise QueryError(f"got strength = {strength}; expected a finite number above 0, like {STRENGTH:g}")
+    return strength
 
 
 def _choose(store: ScoreStore, question: Question, latents: Sequence[int] | None) -> dict[int, float]:

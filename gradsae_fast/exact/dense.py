@@ -166,6 +166,7 @@ def _dense_positions(
         token_Z = segment.site(site).by_latent(latent)[0]
         token_Z = token_Z[counted_N[token_Z]]
         slots, first = np.unique(document_N[token_Z], return_index=True)
-        for slot, position_P in zip(slots.tolist(), np.split(position_N[token_Z], first[1:]), strict=True):
+        # Before the first document lies an empty part; a latent that is silent here has this part alone.
+        for slot, position_P in zip(slots.tolist(), np.split(position_N[token_Z], first)[1:], strict=True):
             of_slot[slot].append(DocumentRemoval(latent=latent, position_P=position_P))
     return of_slot

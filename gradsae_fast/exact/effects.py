@@ -51,7 +51,8 @@ def document_effects(
     """For each place, its objective's value with nothing removed, and what each of its removals takes from it.
 
     `documents` are all documents of a segment, so that batches are filled as they were scored. `continuation-prob`
-    is measured as log p, as its value is stored. A pass of ablated copies holds at most `tokens_per_pass` tokens.
+    is measured as log p, as its value is stored. Objectives whose places have one and the same list of removals share
+    its passes. A pass of ablated copies holds at most `tokens_per_pass` tokens.
 
     Raises:
         ScoreError: a removal names a latent that is not active where it should be.
@@ -65,13 +66,27 @@ def document_effects(
             continue
         for scored in scored_windows(prepared.lm, prepared.sited, prepared.method, batch):
             for row in rows:
-                for objective in prepared.objectives:
-                    place = Place(scored[row].window.slot, scored[row].sited.site.path, objective.name)
-                    if place in removals:
-                        found = _in_window(prepared, scored[row], removals[place], objective, tokens_per_pass)
-                        total = totals[place]
-                        totals[place] = Effects(value=total.value + found.value, drop_K=total.drop_K + found.drop_K)
+                for listed, places in _lists(prepared, scored[row], removals):
+                    found = _in_window(prepared, scored[row], listed, list(places.values()), tokens_per_pass)
+                    for place in places:
+                        totals[place] = _sum(totals[place], found[place.objective])
     return totals
+
+
+def _lists(
+    prepared: Prepared, scored: ScoredWindow, removals: Mapping[Place, Sequence[DocumentRemoval]]
+) -> list[tuple[Sequence[DocumentRemoval], dict[Place, Objective]]]:
+    """The lists of removals at a window, each with its objectives: those that have one list in common share passes."""
+    lists: dict[int, tuple[Sequence[DocumentRemoval], dict[Place, Objective]]] = {}
+    for objective in prepared.objectives:
+        place = Place(scored.window.slot, scored.sited.site.path, objective.name)
+        if place in removals:
+            lists.setdefault(id(removals[place]), (removals[place], {}))[1][place] = objective
+    return list(lists.values())
+
+
+def _sum(a: Effects, b: Effects) -> Effects:
+    return Effects(value=a.value + b.value, drop_K=a.drop_K + b.drop_K)
 
 
 def check_values(prepared: Prepared, segment: StoredSegment, effects: Mapping[Place, Effects]) -> float:
@@ -99,23 +114,24 @@ def _in_window(
     prepared: Prepared,
     scored: ScoredWindow,
     removals: Sequence[DocumentRemoval],
-    objective: Objective,
+    objectives: Sequence[Objective],
     tokens_per_pass: int,
-) -> Effects:
-    """The effects of one window; 0 for a removal that does not touch what it scores."""
+) -> dict[str, Effects]:
+    """The effects of one window by objective; 0 for a removal that does not touch what it scores."""
     inside = [_inside(removal.position_P, scored.window) for removal in removals]
     touched = [index for index, position_P in enumerate(inside) if len(position_P)]
     found = ablate(
         prepared.lm,
         scored,
         [Removal(latent=removals[index].latent, position_P=inside[index]) for index in touched],
-        objective,
+        objectives,
         tokens_per_pass=tokens_per_pass,
         chunk=prepared.config.run.head_chunk_tokens,
     )
-    drop_K = np.zeros(len(removals))
-    drop_K[touched] = found.drop_K
-    return Effects(value=found.value, drop_K=drop_K)
+    effects = {name: Effects(value=one.value, drop_K=np.zeros(len(removals))) for name, one in found.items()}
+    for name, one in found.items():
+        effects[name].drop_K[touched] = one.drop_K
+    return effects
 
 
 def _inside(position_P: Array, window: Window) -> Array:

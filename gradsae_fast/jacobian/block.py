@@ -65,8 +65,8 @@ class DictionaryPair:
                 )
         if isinstance(self.upper.rule, MatchingPursuit):
             raise SaeError(
-                f"{self.upper.facts.source!r} chooses its latents one after the other, so none of them has a derivative "
-                "of its own; expected another architecture at the upper site."
+                f"{self.upper.facts.source!r} chooses its latents one after the other, so none of them has a "
+                "derivative of its own; expected another architecture at the upper site."
             )
 
 

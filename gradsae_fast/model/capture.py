@@ -18,7 +18,7 @@ Letters: B windows, T positions (padded), R real positions of a batch, D width (
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import ConfigError, ModelError
+from gradsae_fast.method import path_points
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values
+from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values, predicted_tokens
 from gradsae_fast.model.patching import forward_replaced, output_hook
 from gradsae_fast.model.sites import Site, Wiring
 from gradsae_fast.records import Array, Batch
@@ -84,12 +85,6 @@ def capture(
         with run.starting_from(wiring, starts[wiring.path]):
             captures[wiring.path] = run.along_path(wiring, splice, path_steps)
     return captures
-
-
-def path_points(steps: int) -> tuple[list[float], list[float]]:
-    """Where on a path gradients are taken, as shares of it, and the weight of each: Gauss-Legendre on [0, 1]."""
-    node_S, weight_S = np.polynomial.legendre.leggauss(steps)
-    return ((node_S + 1) / 2).tolist(), (weight_S / 2).tolist()
 
 
 def hidden_states(lm: LanguageModel, batch: Batch, sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -165,8 +160,39 @@ class _Run:
             for wiring in wirings
         }
 
-    def spliced(self, wiring: Wiring, splice: Splice, *, share: float = 1.0, gradient: bool = True) -> Capture:
-        """One site that an SAE writes, replaced; without `gradient` only the objectives' values are taken."""
+    def spliced(self, wiring: Wiring, splice: Splice) -> Capture:
+        """One site that an SAE writes, replaced."""
+        run = self.replaced(wiring, splice)
+        grads, values = self._backward(run.output, {wiring.writes[0]: run.leaf_BTD}, run.rows_R)
+        return Capture(read_RD=run.read_RD, written_RD=run.written_RD, grads=grads[wiring.writes[0]], values=values)
+
+    def along_path(self, wiring: Wiring, splice: Splice, steps: int) -> Capture:
+        """The end of a path, with the gradient's mean over it; the end alone where there are no steps.
+
+        `top-token` objectives are about the token that the path's end predicts, at all its points.
+        """
+        if not steps:
+            return self.spliced(wiring, splice)
+        end = self.replaced(wiring, splice, gradient=False)
+        held = {o.name: predicted_tokens(self.lm, o, self.batch, end.output, chunk=self.chunk) for o in self.objectives}
+        base = self.replaced(wiring, splice, share=0.0, gradient=False)
+        site, grads = wiring.writes[0], dict[str, Tensor]()
+        for share, weight in zip(*path_points(steps), strict=True):
+            point = self.replaced(wiring, splice, share=share)
+            for name, grad_RD in self._backward(point.output, {site: point.leaf_BTD}, point.rows_R, held)[0][
+                site
+            ].items():
+                grads[name] = grads.get(name, 0.0) + weight * grad_RD.float()
+        return Capture(
+            read_RD=end.read_RD,
+            written_RD=end.written_RD,
+            grads=grads,
+            values=self._values(end.output, held),
+            base_values=self._values(base.output, held),
+        )
+
+    def replaced(self, wiring: Wiring, splice: Splice, *, share: float = 1.0, gradient: bool = True) -> "_Replaced":
+        """Forward with what an SAE writes replaced; without `gradient` no graph is kept."""
         if wiring.is_cross_layer:
             raise ConfigError(
                 f"the cross-layer transcoder of {wiring.path} writes {len(wiring.writes)} sites together with those of "
@@ -198,27 +224,7 @@ class _Run:
                 stack.enter_context(wiring.reads.hook(self.lm.model, keep))
             stack.enter_context(site.hook(self.lm.model, change))
             output = self.forward()
-        written_RD, leaf_BTD = found
-        if gradient:
-            grads, values = self._backward(output, {site: leaf_BTD}, rows_R)
-            return Capture(read_RD=read[0], written_RD=written_RD, grads=grads[site], values=values)
-        values = {
-            objective.name: objective_values(self.lm, objective, self.batch, output, chunk=self.chunk)
-            for objective in self.objectives
-        }
-        return Capture(read_RD=read[0], written_RD=written_RD, grads={}, values=values)
-
-    def along_path(self, wiring: Wiring, splice: Splice, steps: int) -> Capture:
-        """The end of a path, with the gradient's mean over it; the end alone where there are no steps."""
-        if not steps:
-            return self.spliced(wiring, splice)
-        end = self.spliced(wiring, splice, gradient=False)
-        base = self.spliced(wiring, splice, share=0.0, gradient=False)
-        grads: dict[str, Tensor] = {}
-        for share, weight in zip(*path_points(steps), strict=True):
-            for name, grad_RD in self.spliced(wiring, splice, share=share).grads.items():
-                grads[name] = grads.get(name, 0.0) + weight * grad_RD.float()
-        return replace(end, grads=grads, base_values=base.values)
+        return _Replaced(output=output, rows_R=rows_R, read_RD=read[0], written_RD=found[0], leaf_BTD=found[1])
 
     def prefix(self, wirings: Sequence[Wiring]) -> dict[str, Tensor | None]:
         """The layer output from which each SAE's spliced run starts; None where it lies inside layer 0."""
@@ -254,13 +260,20 @@ class _Run:
         return (copy_BTD,) if self.lm.layers_give_tuples else copy_BTD
 
     def _backward(
-        self, output: Any, leaves: Mapping[Site, Tensor], rows_R: Tensor
+        self,
+        output: Any,
+        leaves: Mapping[Site, Tensor],
+        rows_R: Tensor,
+        held: Mapping[str, Array | None] | None = None,
     ) -> tuple[dict[Site, dict[str, Tensor]], dict[str, Array]]:
         """Gradient of every objective at every leaf, real rows only, and the objectives' values."""
         grads: dict[Site, dict[str, Tensor]] = {site: {} for site in leaves}
         values: dict[str, Array] = {}
         for objective in self.objectives:
-            gradient = objective_gradient(self.lm, objective, self.batch, output, chunk=self.chunk)
+            top_tokens = (held or {}).get(objective.name)
+            gradient = objective_gradient(
+                self.lm, objective, self.batch, output, chunk=self.chunk, top_tokens=top_tokens
+            )
             values[objective.name] = gradient.values_B
             at_leaves = torch.autograd.grad(
                 output[0], list(leaves.values()), gradient.grad_BTD, retain_graph=objective is not self.objectives[-1]
@@ -268,6 +281,24 @@ class _Run:
             for site, grad_BTD in zip(leaves, at_leaves, strict=True):
                 grads[site][objective.name] = _take(grad_BTD, rows_R)
         return grads, values
+
+    def _values(self, output: Any, held: Mapping[str, Array | None]) -> dict[str, Array]:
+        """The objectives' values alone."""
+        return {
+            o.name: objective_values(self.lm, o, self.batch, output, chunk=self.chunk, top_tokens=held[o.name])
+            for o in self.objectives
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Replaced:
+    """A forward pass that saw something else at a site."""
+
+    output: Any  # the body's
+    rows_R: Tensor  # real rows of the flattened batch
+    read_RD: Tensor
+    written_RD: Tensor
+    leaf_BTD: Tensor  # what was seen at the site; the gradient is taken there
 
 
 def _reads_later(wiring: Wiring) -> ModelError:

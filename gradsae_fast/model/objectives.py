@@ -61,9 +61,10 @@ def _logit_difference(logits_RV: Tensor, target_RK: Tensor) -> Tensor:
     return chosen_RK[:, 0] - chosen_RK[:, 1]
 
 
-def _of_top_token(values_RV: Tensor) -> Tensor:
-    """The value at the first arg-max: differentiating a maximum would average over ties."""
-    return values_RV.gather(1, values_RV.argmax(1, keepdim=True))[:, 0]
+def _of_top_token(values_RV: Tensor, held_RK: Tensor) -> Tensor:
+    """The value at the held token, else at the first arg-max: differentiating a maximum would average over ties."""
+    token_R1 = held_RK if held_RK.shape[1] else values_RV.argmax(1, keepdim=True)
+    return values_RV.gather(1, token_R1)[:, 0]
 
 
 _ROW_VALUES: dict[str, RowValue] = {
@@ -71,31 +72,72 @@ _ROW_VALUES: dict[str, RowValue] = {
     "continuation": _log_prob,
     # log p is differentiated; p multiplies when scores are read, so that long answers do not underflow.
     "continuation-prob": _log_prob,
-    "top-token:logit": lambda logits_RV, _: _of_top_token(logits_RV),
-    "top-token:logprob": lambda logits_RV, _: _of_top_token(torch.log_softmax(logits_RV, -1)),
-    "top-token:prob": lambda logits_RV, _: _of_top_token(torch.log_softmax(logits_RV, -1)).exp(),
+    "top-token:logit": _of_top_token,
+    "top-token:logprob": lambda logits_RV, held_RK: _of_top_token(torch.log_softmax(logits_RV, -1), held_RK),
+    "top-token:prob": lambda logits_RV, held_RK: _of_top_token(torch.log_softmax(logits_RV, -1), held_RK).exp(),
     "logit-diff": _logit_difference,
     "entropy": _entropy,
 }
+_TOP_TOKEN = ("top-token:logit", "top-token:logprob", "top-token:prob")
 
 
 def objective_gradient(
-    lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int
+    lm: LanguageModel,
+    objective: Objective,
+    batch: Batch,
+    body_output: Any,
+    *,
+    chunk: int,
+    top_tokens: Array | None = None,
 ) -> ObjectiveGradient:
-    """Value and gradient of one objective, given the body's output on the batch; `chunk` rows have logits at a time."""
+    """Value and gradient of one objective, given the body's output on the batch; `chunk` rows have logits at a time.
+
+    `top_tokens` are the ids [B] that a `top-token` objective is about, so that several outputs are read at one token;
+    None: what each window predicts. Other objectives do not look at them.
+    """
     grad_BTD = torch.zeros_like(body_output[0], memory_format=torch.contiguous_format)
-    values_B = _walk(lm, objective, batch, body_output, chunk, grad_BTD)
+    values_B = _walk(lm, objective, batch, body_output, chunk, grad_BTD, top_tokens)
     return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
 
 
-def objective_values(lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int) -> Array:
+def objective_values(
+    lm: LanguageModel,
+    objective: Objective,
+    batch: Batch,
+    body_output: Any,
+    *,
+    chunk: int,
+    top_tokens: Array | None = None,
+) -> Array:
     """The values of `objective_gradient`, float64 [B], to the same bits and without the work of a gradient."""
     with torch.no_grad():
-        return _walk(lm, objective, batch, body_output, chunk, None)
+        return _walk(lm, objective, batch, body_output, chunk, None, top_tokens)
+
+
+def predicted_tokens(
+    lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, *, chunk: int
+) -> Array | None:
+    """The ids int64 [B] of the tokens that a `top-token` objective chooses here; None for any other objective."""
+    if objective.name not in _TOP_TOKEN:
+        return None
+    last_B = torch.tensor([len(window.token_ids) - 1 for window in batch.windows], device=body_output[0].device)
+    hidden_BD = body_output[0][torch.arange(len(last_B), device=last_B.device), last_B]
+    with torch.no_grad():
+        tokens = [
+            head_logits(lm.model, lm.body_path, body_output, hidden_RD).float().argmax(1)
+            for hidden_RD in hidden_BD.split(chunk)
+        ]
+    return np.asarray(torch.cat(tokens).cpu().numpy())
 
 
 def _walk(
-    lm: LanguageModel, objective: Objective, batch: Batch, body_output: Any, chunk: int, grad_BTD: Tensor | None
+    lm: LanguageModel,
+    objective: Objective,
+    batch: Batch,
+    body_output: Any,
+    chunk: int,
+    grad_BTD: Tensor | None,
+    top_tokens: Array | None,
 ) -> Array:
     """Value for each window, `chunk` read rows at a time; their gradients go into `grad_BTD`, where there is one."""
     hidden_BTD = body_output[0].detach()
@@ -113,6 +155,8 @@ def _walk(
     window_R = np.repeat(np.arange(len(reads)), [len(positions) for positions, _ in reads])
     row_R = window_R * hidden_BTD.shape[1] + np.concatenate([positions for positions, _ in reads])
     target_RK = np.concatenate([targets for _, targets in reads])
+    if top_tokens is not None and objective.name in _TOP_TOKEN:
+        target_RK = top_tokens[:, None]  # one row is read in a window
     flat_hidden = hidden_BTD.flatten(0, 1)
     for start in range(0, len(row_R), chunk):
         part = slice(start, start + chunk)

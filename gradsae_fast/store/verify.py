@@ -88,29 +88,37 @@ def repair(path: str | Path, *, tell: Callable[[str], None] | None = None) -> li
 
 
 def _drop(store: Path, faults: list[Fault], tell: Callable[[str], None]) -> list[int]:
-    in_scores = [fault for fault in faults if not _in_exact(fault)]
-    damaged = sorted({fault.segment for fault in in_scores if fault.segment is not None})
-    paths = [record_path(store, index) for index in damaged]
-    for fault in in_scores:
-        if fault.object in (RUN_FILE, COMMITS):
-            raise StoreError(f"{fault}; it cannot be recomputed: restore it from a copy, or extract to a new folder")
-        if fault.segment is None:
-            in_dictionary = fault.object.startswith(f"{DICTIONARY}/")
-            paths.append(dictionary_record(store) if in_dictionary else store / fault.object)
-            tell(f"dropped {paths[-1].relative_to(store)}; the command that wrote it writes it again")
-    inexact = sorted({*damaged, *(fault.segment for fault in faults if _in_exact(fault) and fault.segment is not None)})
-    inexact = [index for index in inexact if record_path(store / EXACT_FOLDER, index).exists()]
-    paths += [record_path(store / EXACT_FOLDER, index) for index in inexact]
-    if inexact:
-        numbers = ", ".join(map(str, inexact))
-        tell(f"dropped the exact effects of segments {numbers}; measure them again: extract with --exact-dense SHARE")
-    for path in dict.fromkeys(paths):
+    exact = store / EXACT_FOLDER
+    files = _damaged_files(store, faults)
+    damaged = {fault.segment for fault in faults if fault.segment is not None and not _in_exact(fault)}
+    inexact = damaged | {fault.segment for fault in faults if fault.segment is not None and _in_exact(fault)}
+    inexact = {index for index in inexact if record_path(exact, index).exists()}
+    paths = [record_path(store, index) for index in sorted(damaged)]
+    paths += [*files, *(record_path(exact, index) for index in sorted(inexact))]
+    for path in paths:
         make_folder(store / DROPPED)
         path.replace(store / DROPPED / f"{path.stem}-{token_hex(4)}{path.suffix}")
         sync(path.parent)
     if paths:
         sync(store / DROPPED)
-    return damaged
+    for path in files:
+        tell(f"dropped {path.relative_to(store)}; the command that wrote it writes it again")
+    if inexact:
+        numbers = ", ".join(map(str, sorted(inexact)))
+        tell(f"dropped the exact effects of segments {numbers}; extract with --exact-dense SHARE to measure them again")
+    return sorted(damaged)
+
+
+def _damaged_files(store: Path, faults: list[Fault]) -> list[Path]:
+    """The run's own files to drop, each once: sidecars, and the record of the dictionary."""
+    files = []
+    for fault in faults:
+        if fault.object in (RUN_FILE, COMMITS):
+            raise StoreError(f"{fault}; it cannot be recomputed: restore it from a copy, or extract to a new folder")
+        if fault.segment is None:
+            in_dictionary = fault.object.startswith(f"{DICTIONARY}/")
+            files.append(dictionary_record(store) if in_dictionary else store / fault.object)
+    return list(dict.fromkeys(files))
 
 
 def _in_exact(fault: Fault) -> bool:

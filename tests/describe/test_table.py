@@ -108,11 +108,24 @@ def test_of_a_transcoder_that_writes_several_sites_the_sum_is_described(
 
 
 @pytest.mark.parametrize(
-    "options", [{"latents": []}, {"latents": [9999]}, {"tokens": 0}, {"examples": 0}, {"k": 0}, {"site": "nowhere"}]
+    "options",
+    [
+        *({"latents": []}, {"latents": [9999]}, {"tokens": 0}, {"examples": 0}, {"k": 0}, {"site": "nowhere"}),
+        *({"strength": value} for value in (0.0, -1.0, float("nan"), float("inf"))),
+    ],
 )
 def test_questions_without_an_answer_are_refused(scored: Path, options: dict[str, Any]) -> None:
     with pytest.raises(QueryError):
         describe(scored, **options)
+
+
+@pytest.mark.parametrize("option", [{"prompt": "The"}, {"strength": 3.0}, {"error_term": False}])
+def test_options_without_effect_are_refused(scored: Path, option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(QueryError, match=f"{name} = .* has no effect without output scores"):
+        describe(scored, [3], output_score=False, **option)
+    with pytest.raises(QueryError, match="k = 20 has no effect beside named latents"):
+        describe(scored, [3], 20)
 
 
 def moved(scored: Path, tmp_path: Path, **paths: Path) -> Path:
@@ -172,3 +185,23 @@ def test_the_verb_prints_tokens_in_cells_and_lists_in_json(scored: Path) -> None
     assert lines[1]["promoted"] == " ".join(map(repr, answer["rows"][1]["promoted"]))
     bare = CliRunner().invoke(app, [str(scored), "-k", "2", "--no-output-score", "--format", "json"])
     assert [row["output_score"] for row in json.loads(bare.stdout)["rows"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "x.csv"], "needs a file format"),
+        (["--format", "parquet"], "parquet is no text"),
+        (["--format", "yaml"], "unknown format"),
+        (["--format", "csv", "-o", "nowhere/x.csv"], "folder that does not exist"),
+    ],
+)
+def test_the_verb_refuses_an_output_before_it_loads_anything(
+    words: list[str], message: str, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradsae_fast.describe.describe", None)
+    app = typer.Typer()
+    app.command()(verb)
+    result = CliRunner().invoke(app, [str(scored), *words])
+    assert isinstance(result.exception, QueryError)
+    assert message in str(result.exception)

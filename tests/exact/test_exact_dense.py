@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from gradsae_fast.sae.reference import decode_dense, encode_dense
 from gradsae_fast.score import SitedSae, position_masks
 from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store import exact as sidecars
+from gradsae_fast.store.durable import document_bytes, read_document
 from gradsae_fast.store.lock import locked
 
 Configure = Callable[..., ExtractConfig]
@@ -228,7 +231,11 @@ def test_damaged_effects_are_found_and_only_they_are_measured_again(measured: Pa
     (fault,) = verify(measured)
     assert "exact/segments/" in str(fault)
     assert "crc32c" in fault.what
-    assert repair(measured) == []
+    told: list[str] = []
+    assert repair(measured, tell=told.append) == []
+    assert told == [
+        f"dropped the exact effects of segments {fault.segment}; extract with --exact-dense SHARE to measure them again"
+    ]
     assert verify(measured) == []
     with pytest.raises(QueryError, match=r"none for 1 of its .* segments"):
         rank_latents(open_scores(measured), exact_dense=True)
@@ -239,7 +246,10 @@ def test_a_segment_that_is_dropped_takes_its_effects_with_it(measured: Path) -> 
     shard = next((measured / "segments").rglob("activation/c.0"))
     number = shard.relative_to(measured / "segments").parts[0][:6]
     shard.write_bytes(shard.read_bytes()[:-5])
-    assert repair(measured) == [int(number)]
+    told: list[str] = []
+    assert repair(measured, tell=told.append) == [int(number)]
+    assert len(told) == 1
+    assert f"exact effects of segments {int(number)};" in told[0]
     assert not (measured / "exact" / "commits" / f"{number}.json").exists()
     with pytest.raises(StoreError, match="expected all"):
         measure(measured)
@@ -255,6 +265,118 @@ def test_effects_of_other_scores_do_not_count(measured: Path) -> None:
     exact = open_scores(measured).exact_dense()
     assert exact is not None
     assert int(commit.stem) in exact.missing
+
+
+def test_effects_of_other_scores_alone_are_none(measured: Path) -> None:
+    for record in (measured / "exact" / "commits").iterdir():
+        document = read_document(record)
+        document.pop("checksum", None)
+        record.write_bytes(document_bytes({**document, "of": "0" * 64}))
+    store = open_scores(measured)
+    assert store.exact_dense() is None
+    with pytest.raises(QueryError, match=r"has none; run .* --exact-dense 0\.2"):
+        rank_latents(store, exact_dense=True)
+
+
+def test_a_segment_in_which_dense_latents_are_silent_has_effects_of_0(configure: Configure, tmp_path: Path) -> None:
+    corpus = tmp_path / "quiet.jsonl"
+    texts = ("The state of the union is strong.", "Taxes fall, farms grow.", "", "", "", "", "a")
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    config = configure(corpus={"path": str(corpus)})
+    extract(config)
+    measure(Path(config.store.path), share=0.2)
+    store = open_scores(config.store.path)
+    exact = store.exact_dense()
+    assert exact is not None
+    drops = [exact.drops(segment.index, store.sites[0], store.objectives[0]) for segment in store.segments]
+    silent = [not drop_MK.any() for drop_MK in drops]
+    assert any(silent)
+    assert not all(silent)
+    assert check_by_hand(Path(config.store.path)) > 3
+
+
+def delete_effects(path: Path, index: int = 0) -> None:
+    """What a pass with another share does first."""
+    record = path / "exact" / "commits" / f"{index:06d}.json"
+    folder = read_document(record)["writer"]["folder"]
+    record.unlink()
+    shutil.rmtree(path / "exact" / folder)
+
+
+def deleting(path: Path, function: Callable[..., Any], calls: int = 1) -> Callable[..., Any]:
+    """The function, after whose given call the effects of the first segment are deleted."""
+    counter = iter(range(1, 1_000_000))
+
+    def call(*arguments: Any) -> Any:
+        found = function(*arguments)
+        if next(counter) == calls:
+            delete_effects(path)
+        return found
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["find_records", "read_record"])
+def test_effects_that_vanish_while_they_are_read_are_not_damage(
+    name: str, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its record is read, and between its record and its objects."""
+    store = open_scores(measured)
+    monkeypatch.setattr(f"gradsae_fast.store.exact.{name}", deleting(measured, getattr(sidecars, name)))
+    exact = store.exact_dense()
+    assert exact is not None
+    assert exact.missing == (0,)
+
+
+def test_effects_that_vanish_after_they_were_found_are_said_to_be_measured_anew(measured: Path) -> None:
+    store = open_scores(measured)
+    exact = store.exact_dense()
+    assert exact is not None
+    delete_effects(measured)
+    with pytest.raises(BusyError, match="segment 0 to measure them anew"):
+        exact.drops(0, store.sites[0], store.objectives[0])
+    shutil.rmtree(next((measured / "exact" / "segments").glob("000001-*")))
+    with pytest.raises(StoreError, match="gradsae repair"):
+        exact.drops(1, store.sites[0], store.objectives[0])
+
+
+@pytest.mark.parametrize("name", ["find_records", "read_record"])
+def test_verify_finds_no_fault_in_effects_that_vanish_meanwhile(
+    name: str, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the score segments there are as many calls before."""
+    before = {"find_records": 1, "read_record": 1 + open_scores(measured).num_segments}[name]
+    module = sys.modules["gradsae_fast.store.verify"]  # its name in the package is that of the function
+    monkeypatch.setattr(module, name, deleting(measured, getattr(module, name), calls=before + 1))
+    assert verify(measured) == []
+    assert not (measured / "exact" / "commits" / "000000.json").exists()
+
+
+def test_info_tells_of_exact_effects_and_of_damage_without_failing(
+    measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def info() -> dict[str, Any]:
+        render.show_info(open_scores(measured), as_json=True)
+        facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return facts
+
+    whole, site = info(), open_scores(measured).sites[0]
+    size = sum(path.stat().st_size for path in (measured / "exact" / "segments").rglob("*") if path.is_file())
+    num_dense = int(dense_latents(open_scores(measured), site, SHARE).sum())
+    assert whole["exact_dense"] == {"share": SHARE, "latents": {site: num_dense}, "missing": [], "bytes": size}
+    delete_effects(measured)
+    assert info()["exact_dense"]["missing"] == [0]
+    shard = next((measured / "exact" / "segments").rglob("next-token/c.0"))
+    shard.write_bytes(shard.read_bytes()[:-3])
+    render.show_info(open_scores(measured))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("exact")]
+    assert "damaged" in line
+    assert "gradsae repair" in line
+    assert list(info()["exact_dense"]) == ["unreadable"]
+    shutil.rmtree(measured / "exact")
+    bare = info()
+    assert bare["exact_dense"] is None
+    assert whole["bytes"] == bare["bytes"] + size
 
 
 def test_a_ranking_takes_exact_effects_for_dense_latents_and_sums_for_the_others(measured: Path) -> None:
@@ -350,6 +472,21 @@ def test_each_site_has_its_own_dense_latents_and_each_objective_its_effects(
     assert list(exact.latents) == list(report.num_dense) == ["model.layers.0", "model.layers.2"]
     assert exact.latents["model.layers.0"].tolist() != exact.latents["model.layers.2"].tolist()
     assert check_by_hand(Path(config.store.path)) == report.num_removals
+
+
+def test_two_objectives_cost_the_passes_of_one(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, int] = {}
+    for name, objectives in (("one", ["next-token"]), ("two", ["next-token", "linear"])):
+        own = {"linear": lambda logits_BTV, *_: logits_BTV[..., 5].sum()} if "linear" in objectives else None
+        config = configure(name=name, score={"objectives": objectives}, corpus={"max_documents": 3})
+        extract(config, objectives=own)
+        prepared, _ = reopen(open_scores(config.store.path), functions=own)
+        passes: list[object] = []
+        handle = prepared.lm.body.register_forward_pre_hook(lambda *_, passes=passes: passes.append(None))
+        exact_dense(prepared, share=SHARE)
+        handle.remove()
+        calls[name] = len(passes)
+    assert calls["one"] == calls["two"] > 0
 
 
 def test_a_store_without_dense_latents_says_so_and_ranks_as_before(measured: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from gradsae_fast.method import OBJECTIVE_UNITS
 from gradsae_fast.model.load import LanguageModel
-from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values
+from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values, predicted_tokens
 from gradsae_fast.ranking.units import effect_in_unit
 from gradsae_fast.records import Batch
 
@@ -40,6 +40,45 @@ def test_values_alone_are_those_of_the_gradient(
     np.testing.assert_array_equal(objective_values(tiny_lm, objective, batch, output, chunk=3), with_gradient.values_B)
     assert with_gradient.values_B.all()
     assert with_gradient.grad_BTD.any()
+
+
+@pytest.mark.parametrize("name", ["top-token:logit", "top-token:logprob", "top-token:prob"])
+def test_a_top_token_may_be_held_while_the_output_changes(
+    name: str, tiny_lm: LanguageModel, make_batch: Callable[..., Batch]
+) -> None:
+    batch = make_batch([{"text": "The union is strong"}, {"text": "Taxes fall."}], context_length=64)
+    objective = Objective(name=name)
+    output = tiny_lm.body(input_ids=torch.from_numpy(batch.token_ids_BT), use_cache=False)
+    last_B = [len(window.token_ids) - 1 for window in batch.windows]
+    logits_BV = tiny_lm.model(input_ids=torch.from_numpy(batch.token_ids_BT)).logits[range(len(last_B)), last_B]
+    chosen = predicted_tokens(tiny_lm, objective, batch, output, chunk=1)
+    assert chosen is not None
+    np.testing.assert_array_equal(chosen, logits_BV.argmax(1))
+    as_chosen, anew = (
+        objective_gradient(tiny_lm, objective, batch, output, chunk=3, top_tokens=tokens) for tokens in (chosen, None)
+    )
+    np.testing.assert_array_equal(as_chosen.values_B, anew.values_B)
+    assert torch.equal(as_chosen.grad_BTD, anew.grad_BTD)
+    read = {"logit": logits_BV, "logprob": logits_BV.log_softmax(-1), "prob": logits_BV.softmax(-1)}
+    other = np.array([7, 11])
+    expected_B = read[name.removeprefix("top-token:")][range(len(other)), other].detach().numpy()
+    held = objective_gradient(tiny_lm, objective, batch, output, chunk=1, top_tokens=other)
+    np.testing.assert_allclose(held.values_B, expected_B, rtol=1e-4)
+    assert not torch.allclose(held.grad_BTD, anew.grad_BTD)
+    values_B = objective_values(tiny_lm, objective, batch, output, chunk=1, top_tokens=other)
+    np.testing.assert_array_equal(values_B, held.values_B)
+
+
+def test_only_top_token_objectives_choose_a_token(tiny_lm: LanguageModel, make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch([{"text": "The union is strong"}], context_length=64)
+    output = tiny_lm.body(input_ids=torch.from_numpy(batch.token_ids_BT), use_cache=False)
+    for objective in (Objective(name="next-token"), Objective(name="margin", function=margin)):
+        assert predicted_tokens(tiny_lm, objective, batch, output, chunk=3) is None
+        plain_B, held_B = (
+            objective_values(tiny_lm, objective, batch, output, chunk=3, top_tokens=tokens)
+            for tokens in (None, np.array([7]))
+        )
+        np.testing.assert_array_equal(plain_B, held_B)
 
 
 def test_an_effect_on_a_probability_neither_overflows_nor_loses_small_ones() -> None:
