@@ -128,7 +128,7 @@ def _carry_out(config: ExtractConfig, *, dry_run: bool) -> None:
     if dry_run:
         render.show_estimate(costs.estimate(config))
         if config.run.exact_dense is not None:
-            print(
+            typer.echo(
                 "note     without the exact pass: a forward pass from the site up for each dense latent of a document"
             )
         return
