@@ -377,3 +377,11 @@ def test_the_slope_interval_covers_the_true_slope_about_as_often_as_it_says() ->
         assert interval is not None
         covered += interval[0] <= 2 <= interval[1]
     assert 20 <= covered <= 25
+
+
+def test_a_certificate_of_integrated_gradients_says_that_they_are_no_removals(configure: Configure) -> None:
+    config = configure(score={"path_steps": 2})
+    extract(config)
+    told: list[str] = []
+    certify(config.store.path, sampling=SMALL, on_message=told.append)
+    assert any("no estimates of a single removal" in message for message in told)

@@ -58,6 +58,8 @@ def certify(
         prepared, differences = reopen(store, device=device, functions=objectives, documents=documents)
         for field, (was, now) in differences.items():
             tell(f"{field} was {was} when the store was made and is {now} now; last bits may differ")
+        if prepared.method.path_steps:
+            tell("the scores are integrated gradients: shares of a joint effect, no estimates of a single removal")
         samples = list(draw_samples(store, drawn, sampling))
         tell(f"ablating {len(samples)} samples of {len(drawn)} documents")
         exact_N, deviation = _measure(prepared, drawn, samples, tokens_per_batch, tell)
