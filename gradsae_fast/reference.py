@@ -32,12 +32,11 @@ def dense_influence(
     batch = Batch(windows=(window,), token_ids_BT=window.token_ids[None].astype(np.int64))
     read_TD, written_TD = (hidden.float() for hidden in read_and_written(lm, batch, [sited.wiring])[sited.site.path])
     latents_TC = encode_dense(sited.sae, read_TD).detach()
-    change_TC = latents_TC
+    change_TC, sink_T = latents_TC, sited.sinks(read_TD, written_TD)
     if method.patch:
-        change_TC = latents_TC - encode_dense(sited.sae, _patch_states(lm, sited, window))
-    sink_T = sited.sinks(read_TD, written_TD)
-    if method.patch:
-        sink_T |= sited.read_sinks(_patch_states(lm, sited, window))
+        patch_TD = _patch_states(lm, sited, window)
+        change_TC = latents_TC - encode_dense(sited.sae, patch_TD)
+        sink_T |= sited.read_sinks(patch_TD)
     mask_T = position_masks(batch) | np.where(sink_T.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
     moved_T = counted_tokens(mask_T, method.include_special) & scored_positions(batch)
 

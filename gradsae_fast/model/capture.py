@@ -179,9 +179,8 @@ class _Run:
         site, grads = wiring.writes[0], dict[str, Tensor]()
         for share, weight in zip(*path_points(steps), strict=True):
             point = self.replaced(wiring, splice, share=share)
-            for name, grad_RD in self._backward(point.output, {site: point.leaf_BTD}, point.rows_R, held)[0][
-                site
-            ].items():
+            at_leaf, _ = self._backward(point.output, {site: point.leaf_BTD}, point.rows_R, held)
+            for name, grad_RD in at_leaf[site].items():
                 grads[name] = grads.get(name, 0.0) + weight * grad_RD.float()
         return Capture(
             read_RD=end.read_RD,
