@@ -14,6 +14,7 @@ from pathlib import Path
 from gradsae_fast import config_from_tables, contrast, open_scores, rank_tokens, render
 from gradsae_fast.corpus.read import open_corpus
 from gradsae_fast.extract import extract
+from gradsae_fast.progress import progress_bar
 from gradsae_fast.render import store_facts
 from gradsae_fast.store import ScoreStore
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--context-length", type=int, default=512)
     parser.add_argument("--overlap", type=int, default=64)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, render.progress() as bar:
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         tables = {
             "model": {"path": options.model},
             "sae": {"path": options.sae},

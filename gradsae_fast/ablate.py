@@ -2,7 +2,8 @@
 
 A window is encoded as it was scored. A *removal* takes one latent out of what the network sees at the site, at some
 positions of the window: the reconstruction without that latent where the position is spliced, what was there less
-activation times effective decoder row where it is not. That is one formula, because the decoder is affine. Many
+activation times effective decoder row where it is not. That is one formula, because the decoder is affine. Whatever
+the SAE, it changes those positions alone: what a temporal SAE predicts is made of hidden states, and stays. Many
 removals of one window share a forward pass that starts at the site; the layers below it do not run again.
 
 The first row of every pass is the window with nothing removed. It is what the others are compared with, so that what
@@ -23,11 +24,11 @@ from torch import Tensor
 
 from gradsae_fast.errors import ConfigError, ScoreError
 from gradsae_fast.method import Method
-from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective, objective_values, predicted_tokens
 from gradsae_fast.model.patching import forward_replaced
 from gradsae_fast.model.sites import Site
+from gradsae_fast.model.states import hidden_states
 from gradsae_fast.records import Array, Batch, TokenMask, Window
 from gradsae_fast.sae.canonical import InputStats, scale_gradient
 from gradsae_fast.score import SitedSae, position_masks
@@ -134,7 +135,7 @@ def check_ablatable(sited: Sequence[SitedSae], method: Method) -> None:
 def _seen(sited: SitedSae, method: Method, batch: Batch, read_RD: Tensor, written_RD: Tensor) -> tuple[Code, Tensor]:
     """The code of all positions, and what the network sees: the reconstruction where it is spliced."""
     finite_R = torch.isfinite(read_RD).all(1) & torch.isfinite(written_RD).all(1)
-    code = encode(sited.sae, torch.where(finite_R[:, None], read_RD, torch.zeros_like(read_RD)))
+    code = encode(sited.sae, torch.where(finite_R[:, None], read_RD, torch.zeros_like(read_RD)), batch.lengths)
     if method.splice == "none":
         return code, written_RD
     spliced_R = finite_R

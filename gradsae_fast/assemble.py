@@ -23,6 +23,7 @@ from gradsae_fast.records import (
     empty_scores,
 )
 from gradsae_fast.score import BatchScores
+from gradsae_fast.stages import span
 
 
 class SegmentBuilder:
@@ -63,6 +64,7 @@ class SegmentBuilder:
             return {(sites[0], name): name for name in self.method.objectives}
         return {(site, name): f"{name}@{site}" for site in sites for name in self.method.objectives}
 
+    @span("assemble")
     def finish(self) -> SegmentScores:
         """The whole segment, in corpus order; quarantined documents have no rows."""
         rows_N = np.concatenate([np.zeros(0, np.int64), *(self._destination(window) for window in self.windows)])

@@ -8,6 +8,7 @@ import typer
 from gradsae_fast import render
 from gradsae_fast.config import ExtractConfig, config_from_tables, load_config
 from gradsae_fast.errors import ConfigError
+from gradsae_fast.progress import progress_bar
 
 
 def extract(
@@ -47,13 +48,20 @@ def extract(
     nonfinite: Annotated[str | None, typer.Option(help="NaN or Inf: raise, quarantine or keep.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="eager, sdpa, flex_attention, ...: as transformers calls it.", show_default="auto"),
+    ] = None,
     precision_bits: Annotated[int | None, typer.Option(help="3, 7, 10 or 23 (exact).", show_default="10")] = None,
-    profile: Annotated[str | None, typer.Option(help="compact (smallest) or portable.")] = None,
+    store_profile: Annotated[str | None, typer.Option(help="compact (smallest) or portable.")] = None,
     tokens_per_batch: Annotated[int | None, typer.Option(help="Token budget of a batch.", show_default="2048")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     exact_dense: Annotated[
         float | None, typer.Option(help="Ablate exactly what fires on more than this share of tokens, like 0.2.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time goes, and write a trace beside the store.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run although the gate fails; recorded.")] = False,
 ) -> None:
@@ -62,7 +70,7 @@ def extract(
     Example: `gradsae extract --model M --sae S --corpus speeches.jsonl.gz --out speeches.gradsae`
     """
     options: dict[str, dict[str, Any]] = {
-        "model": {"path": model, "dtype": dtype, "device": device},
+        "model": {"path": model, "dtype": dtype, "device": device, "attention": attention},
         "corpus": {
             "path": corpus,
             "text_column": text_column,
@@ -89,11 +97,12 @@ def extract(
             "mask_token_ids": mask_token_id or None,
             "nonfinite": nonfinite,
         },
-        "store": {"path": out, "precision_bits": precision_bits, "profile": profile},
+        "store": {"path": out, "precision_bits": precision_bits, "profile": store_profile},
         "run": {
             "tokens_per_batch": tokens_per_batch,
             "threads": threads,
             "force": force or None,
+            "profile": profile or None,
             "exact_dense": exact_dense,
         },
     }
@@ -132,6 +141,6 @@ def _carry_out(config: ExtractConfig, *, dry_run: bool) -> None:
                 "note     without the exact pass: a forward pass from the site up for each dense latent of a document"
             )
         return
-    with render.progress() as bar:
+    with progress_bar() as bar:
         report = line.extract(config, on_message=bar.message, on_progress=bar.update)
     render.show_report(report)

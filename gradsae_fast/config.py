@@ -31,6 +31,7 @@ class ModelConfig:
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPU, bfloat16 on a GPU
     device: str = "auto"  # auto: cuda where there is one, else cpu
+    attention: str = "auto"  # how transformers computes it (eager, sdpa, flex_attention, ...); auto: its own choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class SaeConfig:
     reads: str | None = None  # of transcoders: what the encoder reads, where the file does not say it
     revision: str | None = None
     norm_factor: float | None = None  # for `expected_average_only_in` SAEs that were saved without it
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the two matrices in memory
     k: int | None = None  # for TopK SAEs whose file does not say it (Qwen Scope's repository name does)
 
 
@@ -96,6 +98,7 @@ class RunConfig:
     head_chunk_tokens: int = 512  # rows for which logits exist at one time
     threads: int | None = None
     force: bool = False  # go on although the gate failed; recorded
+    profile: bool = False  # measure where the time goes, and write a trace beside the store
     exact_dense: float | None = None  # ablate latents exactly that fire on more than this share of the corpus's tokens
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from gradsae_fast import render
 from gradsae_fast.config import ExtractConfig, config_from_tables
 from gradsae_fast.extract import extract
+from gradsae_fast.progress import progress_bar
 from gradsae_fast.ranking import contrast, rank_tokens
 from gradsae_fast.store import ScoreStore, open_scores
 
@@ -31,7 +32,7 @@ def demo_config(out: Path) -> ExtractConfig:
 def run_demo(out: Path) -> None:
     """Extract, contrast the two parties, show what to type next. A second run finds the scores there and only shows."""
     config = demo_config(out)
-    with render.progress() as bar:
+    with progress_bar() as bar:
         report = extract(config, on_message=bar.message, on_progress=bar.update)
     render.show_report(report)
     store = open_scores(report.store)

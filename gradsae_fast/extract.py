@@ -1,5 +1,8 @@
 """The straight line: documents become segments, segments become sparse scores, scores become a store.
 
+While the device scores a segment, the next one is tokenised on a second thread and the last one is put in order,
+compressed and committed on a third. Segments are committed in the plan's order, each after the one before it.
+
 Running the same command again goes on where the last one stopped: committed segments are skipped.
 """
 
@@ -10,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from gradsae_fast.ablate import check_ablatable
+from gradsae_fast.assemble import SegmentBuilder
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.device_clock import clock_of
 from gradsae_fast.exact import ExactReport, exact_dense
 from gradsae_fast.model.objectives import ObjectiveFunction
+from gradsae_fast.overlap import Behind, ahead
 from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.probe import check_run, measure_medians
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch
+from gradsae_fast.stages import Recording, each, record, span
 from gradsae_fast.store import ScoreWriter
 from gradsae_fast.store.dictionary import dictionary_record
 from gradsae_fast.store.facts import read_facts
@@ -56,6 +63,8 @@ class ExtractReport:
     l0: Mapping[str, float]
     fvu: Mapping[str, float]
     exact: ExactReport | None = None  # of the pass over dense latents, where one was asked for
+    profile: Recording | None = None  # where the time of scoring and writing went, where that was asked for
+    trace: Path | None = None  # the same, span by span, as a Chrome trace
 
 
 def extract(
@@ -81,7 +90,8 @@ def extract(
     with _open_writer(prepared) as writer:
         _write_once(prepared, writer, passed, tell)
         prepared = with_sink_limits(prepared, passed["median_norms"])
-        report = _Run(prepared, writer, on_progress or (lambda _: None)).carry_out()
+        run = _Run(prepared, writer, on_progress or (lambda _: None))
+        report = run.carry_out_recorded() if config.run.profile else run.carry_out()
     if config.run.exact_dense is None:
         return report
     return replace(report, exact=exact_dense(prepared, share=config.run.exact_dense, tell=tell))
@@ -99,20 +109,35 @@ class _Run:
         self.tokens_before = sum(segment.num_tokens for segment in segments if segment.index in self.skipped)
         self.tallies = {one.site.path: Tally() for one in prepared.sited}
         self.num_tokens = 0
+        self.num_written = 0
         self.bytes_written = 0
         self.started = time.perf_counter()
 
+    def carry_out_recorded(self) -> ExtractReport:
+        """`carry_out`, with its stages measured and a trace of them beside the store."""
+        with record(clock_of(self.prepared.lm.device)) as recording:
+            report = self.carry_out()
+        trace = report.store.with_name(f"{report.store.name}.trace.json")
+        recording.write_trace(trace)
+        return replace(report, profile=recording, trace=trace)
+
     def carry_out(self) -> ExtractReport:
         prepared = self.prepared
-        for segment, documents in read_segments(
-            prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, self.skipped
-        ):
-            scores = prepared.score_segment(segment.index, documents, tallies=self.tallies, on_batch=self.count)
-            self.bytes_written += self.writer.write(scores).num_bytes
-            self.tell_progress()
+        tokenised = each(
+            "tokenise",
+            read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, self.skipped),
+        )
+        with Behind(self.write, thread="store") as self.storing:
+            for segment, documents in each("wait for tokens", ahead(tokenised, thread="tokens")):
+                scored = prepared.begin_segment(segment.index, documents, tallies=self.tallies, on_batch=self.count)
+                with span("wait for store"):
+                    self.storing.hand_over(scored)
+            with span("wait for store"):
+                self.storing.finish()
+        self.tell_progress()
         return ExtractReport(
             store=Path(prepared.config.store.path),
-            num_segments=len(self.writer.committed) - len(self.skipped),
+            num_segments=self.num_written,
             num_skipped=len(self.skipped),
             num_tokens=self.num_tokens,
             seconds=time.perf_counter() - self.started,
@@ -121,7 +146,16 @@ class _Run:
             fvu={path: tally.fvu for path, tally in self.tallies.items()},
         )
 
+    def write(self, scored: SegmentBuilder) -> None:
+        """Put a segment in order and commit it; on the storing thread."""
+        segment = scored.finish()
+        with span("store"):
+            self.bytes_written += self.writer.write(segment).num_bytes
+        self.num_written += 1
+
     def count(self, batch: Batch) -> None:
+        """After each batch: a segment that could not be stored stops the run here, and not a segment later."""
+        self.storing.check()
         self.num_tokens += batch.num_scored
         self.tell_progress()
 
@@ -130,7 +164,7 @@ class _Run:
             Progress(
                 num_tokens=self.tokens_before + self.num_tokens,
                 total_tokens=self.prepared.plan.num_tokens,
-                num_segments=len(self.writer.committed),
+                num_segments=len(self.skipped) + self.num_written,
                 total_segments=len(self.prepared.plan.segments),
                 tokens_per_second=self.num_tokens / (time.perf_counter() - self.started),
                 bytes_written=self.bytes_written,

@@ -16,9 +16,9 @@ import torch
 
 from gradsae_fast.errors import GateError
 from gradsae_fast.method import Method
-from gradsae_fast.model.capture import read_and_written
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
+from gradsae_fast.model.states import read_and_written
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Array, Batch, SparseScores, Window, counted_tokens
 from gradsae_fast.reference import dense_influence
@@ -138,11 +138,13 @@ def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[
     for batch in batches:
         read_RD, written_RD = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
         check_widths(sited, read_RD, written_RD)
-        clean_R = written_RD.isfinite().all(1) & read_RD.isfinite().all(1) & ~sited.sinks(read_RD, written_RD)
-        keep_R = (position_masks(batch) == 0) & clean_R.cpu().numpy()
-        keep_N = torch.from_numpy(keep_R).to(lm.device)
-        code = encode(sited.sae, read_RD[keep_N])
-        tally.add(written_RD[keep_N], reconstruct(sited.sae, code), len(code.rows.values))
+        finite_R = written_RD.isfinite().all(1) & read_RD.isfinite().all(1)
+        token_R = torch.from_numpy(position_masks(batch) == 0).to(lm.device)
+        keep_R = token_R & finite_R & ~sited.sinks(read_RD, written_RD)
+        # Whole windows, although some tokens do not count: a temporal SAE sees the tokens before.
+        code = encode(sited.sae, read_RD.where(finite_R[:, None], 0.0), batch.lengths)
+        num_active = int(code.rows.indptr.diff()[keep_R].sum())
+        tally.add(written_RD[keep_R], reconstruct(sited.sae, code)[keep_R], num_active)
     facts, site = sited.sae.facts, sited.site.path
     fvu_limit = 0.9 if facts.published_fvu is None else min(0.95, 1.5 * facts.published_fvu + 0.1)
     wrong_place = (

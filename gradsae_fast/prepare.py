@@ -22,11 +22,12 @@ from gradsae_fast.method import Method, check_config
 from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction, function_digest
 from gradsae_fast.model.sites import Wiring
+from gradsae_fast.overlap import Behind
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
 from gradsae_fast.sae.canonical import SaeFacts
 from gradsae_fast.sae.load import load_sae
-from gradsae_fast.score import BatchScores, SitedSae, score_batch
+from gradsae_fast.score import BatchScores, SitedSae, begin_batch
 from gradsae_fast.sparse_code import kernels_for
 from gradsae_fast.store.facts import read_facts
 
@@ -64,6 +65,7 @@ class Prepared:
                     "kernels": kernels_for(one.sae, self.lm.device, self.lm.dtype),
                 }
                 | ({"reads": one.wiring.reads.path} if one.wiring.is_transcoder else {})
+                | ({"dtype": one.sae.facts.dtype} if one.sae.facts.dtype != "float32" else {})
                 for one in self.sited
             },
             "corpus": {"plan": self.plan.digest, "context_length": corpus.context_length, "overlap": corpus.overlap},
@@ -71,7 +73,11 @@ class Prepared:
             "method": _without_defaults(self.method)
             | {"sink_norm_ratio": score.sink_norm_ratio, "nonfinite": score.nonfinite},
             "functions": {o.name: function_digest(o.function) for o in self.objectives if o.function is not None},
-            "batching": {"tokens_per_batch": run.tokens_per_batch, "head_chunk_tokens": run.head_chunk_tokens},
+            "batching": {
+                "tokens_per_batch": run.tokens_per_batch,
+                "head_chunk_tokens": run.head_chunk_tokens,
+                "batch_cost": batch_cost(self.lm.device),
+            },
             "versions": {name: version(name) for name in ("gradsae-fast", "torch", "transformers", "tokenizers")},
         }
 
@@ -97,7 +103,9 @@ class Prepared:
 
     def batches(self, windows: Iterable[Window]) -> list[Batch]:
         """Windows of similar length together, within the token budget."""
-        return batch_windows(windows, tokens_per_batch=self.config.run.tokens_per_batch)
+        return batch_windows(
+            windows, tokens_per_batch=self.config.run.tokens_per_batch, batch_cost=batch_cost(self.lm.device)
+        )
 
     def score_segment(
         self,
@@ -108,6 +116,17 @@ class Prepared:
         on_batch: Callable[[Batch], None] | None = None,
     ) -> SegmentScores:
         """Score whole documents: windows of similar length go together, rows return to corpus order."""
+        return self.begin_segment(index, documents, tallies=tallies, on_batch=on_batch).finish()
+
+    def begin_segment(
+        self,
+        index: int,
+        documents: Sequence[TokenDocument],
+        *,
+        tallies: Mapping[str, Tally] | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
+    ) -> SegmentBuilder:
+        """`score_segment`, but for the work that is left when the last batch is scored: a builder to be finished."""
         builder = SegmentBuilder(
             index,
             documents,
@@ -116,14 +135,20 @@ class Prepared:
             quarantine=self.config.score.nonfinite == "quarantine",
         )
         windows = [window for slot, document in enumerate(documents) for window in self.cut(document, slot)]
-        for batch in self.batches(windows):
-            builder.add(batch, self._score(batch, tallies))
-            if on_batch is not None:
-                on_batch(batch)
-        return builder.finish()
 
-    def _score(self, batch: Batch, tallies: Mapping[str, Tally] | None) -> BatchScores:
-        return score_batch(
+        def take(sent: tuple[Batch, Callable[[], BatchScores]]) -> None:
+            batch, arrive = sent
+            builder.add(batch, arrive())
+
+        with Behind(take, thread="arrivals") as arrivals:
+            for batch in self.batches(windows):
+                arrivals.hand_over((batch, self._begin(batch, tallies)))
+                if on_batch is not None:
+                    on_batch(batch)
+        return builder
+
+    def _begin(self, batch: Batch, tallies: Mapping[str, Tally] | None) -> Callable[[], BatchScores]:
+        return begin_batch(
             self.lm,
             self.sited,
             self.method,
@@ -133,6 +158,11 @@ class Prepared:
             nonfinite=self.config.score.nonfinite,
             chunk=self.config.run.head_chunk_tokens,
         )
+
+
+def batch_cost(device: torch.device) -> int:
+    """What a batch costs besides its tokens, in tokens: reading the weights on a CPU, launching kernels on a GPU."""
+    return 32 if device.type == "cpu" else 512
 
 
 def prepare(
@@ -181,7 +211,12 @@ def load_sited_saes(lm: LanguageModel, saes: Iterable[SaeConfig]) -> tuple[Sited
     sited: dict[str, SitedSae] = {}
     for config in saes:
         sae = load_sae(
-            config.path, device=lm.device, revision=config.revision, norm_factor=config.norm_factor, k=config.k
+            config.path,
+            device=lm.device,
+            dtype=getattr(torch, config.dtype),
+            revision=config.revision,
+            norm_factor=config.norm_factor,
+            k=config.k,
         )
         one = SitedSae(wiring=_wire(lm, config, sae.facts), sae=sae)
         for verb, width, site in (("reads", sae.d_in, one.wiring.reads), ("writes", sae.d_out, one.site)):

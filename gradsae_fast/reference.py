@@ -8,6 +8,7 @@ run for each of its points. Used by the gate before every run, by tests, and by 
 Letters: T positions of a window, C latents, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
@@ -16,12 +17,12 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.method import Method, path_points
-from gradsae_fast.model.capture import read_and_written
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
+from gradsae_fast.model.states import read_and_written
 from gradsae_fast.records import Array, Batch, TokenMask, Window, counted_tokens
 from gradsae_fast.sae.canonical import normalise_input, scale_gradient, without_latents
-from gradsae_fast.sae.reference import encode_dense
+from gradsae_fast.sae.reference import beside_dense, encode_dense
 from gradsae_fast.score import SitedSae, position_masks, scored_positions
 
 
@@ -40,10 +41,11 @@ def dense_influence(
     mask_T = position_masks(batch) | np.where(sink_T.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
     moved_T = counted_tokens(mask_T, method.include_special) & scored_positions(batch)
 
-    whole_TD, spliced_T = _decode(sited, latents_TC, read_TD), _spliced(method, mask_T)
+    decode, spliced_T = _decoder(sited, read_TD), _spliced(method, mask_T)
+    whole_TD = decode(latents_TC)
 
     def logits(leaf_TC: Tensor) -> Tensor:
-        changed_TD = _decode(sited, leaf_TC, read_TD)
+        changed_TD = decode(leaf_TC)
         return _logits(lm, sited, changed_TD, changed_TD - whole_TD, _column(spliced_T, lm), window)
 
     with torch.no_grad():
@@ -69,11 +71,12 @@ def _patch_states(lm: LanguageModel, sited: SitedSae, window: Window) -> Tensor:
     return read_TD.float()
 
 
-def _decode(sited: SitedSae, latents_TC: Tensor, read_TD: Tensor) -> Tensor:
-    """The reconstruction of the written sites [T, D]."""
-    x_TD, stats = normalise_input(sited.sae, read_TD)
-    of_latents_TD = scale_gradient(sited.sae, latents_TC @ sited.sae.w_dec_CD.float(), stats)
-    return of_latents_TD + without_latents(sited.sae, x_TD, stats)
+def _decoder(sited: SitedSae, read_TD: Tensor) -> Callable[[Tensor], Tensor]:
+    """The reconstruction of the written sites [T, D] as a function of latents; what is beside them is constant."""
+    sae = sited.sae
+    x_TD, stats = normalise_input(sae, read_TD)
+    constant_TD = without_latents(sae, beside_dense(sae, x_TD), stats).detach()
+    return lambda latents_TC: scale_gradient(sae, latents_TC @ sae.w_dec_CD.float(), stats) + constant_TD
 
 
 def _logits(

@@ -1,18 +1,15 @@
 """What the terminal shows: tables, progress, reports. Files are written by `ranking.export`.
 
-On a terminal, tables and a bar; in a pipe or a log, plain lines.
+On a terminal, tables; in a pipe or a log, plain lines.
 """
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,44 +24,7 @@ from gradsae_fast.store.layout import component
 if TYPE_CHECKING:
     from gradsae_fast.estimate import Estimate
     from gradsae_fast.extract import ExtractReport
-    from gradsae_fast.extract import Progress as RunProgress
-
-_LOG_SECONDS = 10.0  # between lines where there is no terminal
-
-
-class ProgressBar:
-    """Shows a run's progress; `update` and `message` are the callbacks of `extract`."""
-
-    def __init__(self, console: Console, bar: Progress) -> None:
-        self.console = console
-        self.bar = bar
-        self.task = bar.add_task("scoring", total=None, detail="")
-        self.last_line = time.monotonic()
-
-    def message(self, text: str) -> None:
-        """A sentence about a decision."""
-        self.console.print(Text(text), soft_wrap=True)
-
-    def update(self, progress: "RunProgress") -> None:
-        """The state after a batch."""
-        detail = _progress_line(progress)
-        self.bar.update(self.task, completed=progress.num_tokens, total=progress.total_tokens, detail=detail)
-        if not self.console.is_terminal and time.monotonic() - self.last_line > _LOG_SECONDS:
-            self.last_line = time.monotonic()
-            done = f"{progress.num_tokens}/{progress.total_tokens} tokens"
-            self.message(f"{done}, {detail}, {progress.seconds_left:.0f} s left")
-
-
-@contextmanager
-def progress() -> Iterator[ProgressBar]:
-    """A progress bar on standard error."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(
-        *columns, TextColumn("{task.fields[detail]}"), TimeRemainingColumn(), console=console, transient=False
-    ) as bar:
-        bar.disable = not console.is_terminal
-        yield ProgressBar(console, bar)
+    from gradsae_fast.stages import Recording
 
 
 def show_table(table: pa.Table, format: str = "table", output: Path | None = None) -> None:
@@ -92,7 +52,8 @@ def show_report(report: "ExtractReport") -> None:
     speed = report.num_tokens / report.seconds if report.seconds else 0.0
     print(
         f"{report.store}: {report.num_segments} segments written, {report.num_skipped} were there; "
-        f"{report.num_tokens} tokens in {report.seconds:.1f} s ({speed:.0f} tokens/s), {_bytes(report.bytes_written)}"
+        f"{report.num_tokens} tokens in {report.seconds:.1f} s ({speed:.0f} tokens/s), "
+        f"{human_bytes(report.bytes_written)}"
     )
     for site, l0 in report.l0.items():
         if report.num_tokens:
@@ -104,7 +65,18 @@ def show_report(report: "ExtractReport") -> None:
             f"exact: {latents} fire on more than {exact.share:g} of the tokens; {exact.num_segments} segments "
             f"measured, {exact.num_skipped} were there; {exact.num_removals} removals in {exact.seconds:.1f} s"
         )
+    if report.profile is not None:
+        show_profile(report.profile)
+        print(f"trace: {report.trace}, for chrome://tracing, ui.perfetto.dev or speedscope.app")
     print(f"next: gradsae rank latents {report.store}{'' if exact is None else ' --exact-dense'}")
+
+
+def show_profile(profile: "Recording") -> None:
+    """Where the time of a run went: seconds of each stage without the stages inside it, by thread."""
+    print(f"{'stage':<16} {'thread':<8} {'seconds':>9} {'of the run':>10} {'calls':>8}")
+    for stage in profile.breakdown():
+        share = stage.seconds / profile.seconds
+        print(f"{stage.name:<16} {stage.thread:<8} {stage.seconds:>9.2f} {share:>10.1%} {stage.calls:>8}")
 
 
 def show_estimate(estimate: "Estimate") -> None:
@@ -114,8 +86,8 @@ def show_estimate(estimate: "Estimate") -> None:
     )
     print(f"speed    {estimate.tokens_per_second:.0f} tokens/s on a probe of {estimate.probe_tokens} tokens")
     print(f"time     about {_duration(estimate.seconds)}")
-    print(f"memory   {_bytes(estimate.peak_memory_bytes)} at the peak of the probe, model included")
-    print(f"disk     about {_bytes(estimate.store_bytes)}; {_bytes(estimate.free_bytes)} are free")
+    print(f"memory   {human_bytes(estimate.peak_memory_bytes)} at the peak of the probe, model included")
+    print(f"disk     about {human_bytes(estimate.store_bytes)}; {human_bytes(estimate.free_bytes)} are free")
     if estimate.store_bytes > estimate.free_bytes:
         print("warning  the disk is too small for this run; choose another --out or a lower --precision-bits")
 
@@ -126,7 +98,8 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
-    print(f"store      {facts['path']} ({_bytes(facts['bytes'])}, {facts['profile']}, {facts['precision_bits']} bits)")
+    size = human_bytes(facts["bytes"])
+    print(f"store      {facts['path']} ({size}, {facts['profile']}, {facts['precision_bits']} bits)")
     state = "complete" if facts["complete"] else "incomplete: run the same extract command again"
     print(f"segments   {facts['segments']} of {facts['planned_segments']} committed; {state}")
     print(f"corpus     {facts['documents']} documents, {facts['tokens']} tokens")
@@ -288,19 +261,13 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _progress_line(progress: "RunProgress") -> str:
-    l0 = " ".join(f"{value:.1f}" for value in progress.l0.values())
-    fvu = " ".join(f"{value:.3f}" for value in progress.fvu.values())
-    return f"{progress.tokens_per_second:.0f} tok/s, L0 {l0}, FVU {fvu}, {_bytes(progress.bytes_written)} written"
-
-
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _bytes(count: float) -> str:
+def human_bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -7,7 +7,7 @@ patch text, `activation` is how much more active the latent is in the text than 
 Letters: R real positions of a batch, N of them scored, D width, B windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from gradsae_fast.errors import ConfigError, SaeError, ScoreError
 from gradsae_fast.method import Method
-from gradsae_fast.model.capture import Capture, capture, hidden_states
+from gradsae_fast.model.capture import Capture, capture
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.sites import Site, Wiring
+from gradsae_fast.model.states import hidden_states
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Array, Batch, SparseScores, TokenMask, Window, counted_tokens
 from gradsae_fast.sae.canonical import Sae
@@ -33,6 +34,7 @@ from gradsae_fast.sparse_code import (
     project_gradient,
     reconstruct,
 )
+from gradsae_fast.transfer import download
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,6 +111,21 @@ def score_batch(
     chunk: int = 512,
 ) -> BatchScores:
     """Score one batch at all sites. ScoreError where NaN or Inf is met and the policy is to raise."""
+    return begin_batch(lm, sited, method, objectives, batch, tallies=tallies, nonfinite=nonfinite, chunk=chunk)()
+
+
+def begin_batch(
+    lm: LanguageModel,
+    sited: Sequence[SitedSae],
+    method: Method,
+    objectives: Sequence[Objective],
+    batch: Batch,
+    *,
+    tallies: Mapping[str, Tally] | None = None,
+    nonfinite: str = "raise",
+    chunk: int = 512,
+) -> Callable[[], BatchScores]:
+    """`score_batch`, but for waiting until a GPU has sent the scores; calling the result does that."""
     patch = _patch_states(lm, sited, batch) if method.patch else {}
     scorers = {
         one.site.path: _SiteScorer(one, method, batch, nonfinite, patch.get(one.wiring.reads.path)) for one in sited
@@ -126,13 +143,15 @@ def score_batch(
         path_steps=method.path_steps,
         chunk=chunk,
     )
-    sites = {path: scorers[path].finish(found, (tallies or {}).get(path)) for path, found in captures.items()}
+    arriving = {path: scorers[path].finish(found, (tallies or {}).get(path)) for path, found in captures.items()}
     mask_R = np.bitwise_or.reduce([scorer.mask_R for scorer in scorers.values()])
-    return BatchScores(
-        sites=sites,
+    values = {path: found.values for path, found in captures.items()}
+    base_values = {path: found.base_values for path, found in captures.items() if found.base_values is not None}
+    return lambda: BatchScores(
+        sites={path: arrive() for path, arrive in arriving.items()},
         mask_N=mask_R[scored_positions(batch)],
-        values={path: found.values for path, found in captures.items()},
-        base_values={path: found.base_values for path, found in captures.items() if found.base_values is not None},
+        values=values,
+        base_values=base_values,
     )
 
 
@@ -177,8 +196,8 @@ class _SiteScorer:
             return seen_RD
         return seen_RD - (1.0 - share) * self._moving()
 
-    def finish(self, found: Capture, tally: Tally | None) -> SparseScores:
-        """The scores of the scored positions; adds to the tally."""
+    def finish(self, found: Capture, tally: Tally | None) -> Callable[[], SparseScores]:
+        """The scores of the scored positions, on their way to the host; adds to the tally."""
         if self.code is None:
             self._encode(found.read_RD, found.written_RD)
         grads = {name: self._finite(grad_RD, f"the gradient of {name}") for name, grad_RD in found.grads.items()}
@@ -194,13 +213,21 @@ class _SiteScorer:
         clean_R = (self.mask_R & TokenMask.NONFINITE) == 0
         code = drop_rows(self.scored, torch.from_numpy(clean_R & self.scored_R))
         projections = {name: project_gradient(self.sae, code, grad_RD) for name, grad_RD in grads.items()}
-        return SparseScores(
-            indptr=kept_row_pointers(code.rows.indptr.cpu(), torch.from_numpy(self.scored_R)).numpy(),
-            indices=code.rows.indices.cpu().numpy(),
-            activation=code.rows.values.cpu().numpy(),
-            projections={name: projection.cpu().numpy() for name, projection in projections.items()},
-            num_latents=self.sae.num_latents,
-        )
+        rows, scored_R, num_latents = code.rows, self.scored_R, self.sae.num_latents
+        arrive = download({"indptr": rows.indptr, "indices": rows.indices, "activation": rows.values})
+        arrive_projections = download(projections)
+
+        def scores() -> SparseScores:
+            arrays = arrive()
+            return SparseScores(
+                indptr=kept_row_pointers(arrays["indptr"], scored_R),
+                indices=arrays["indices"],
+                activation=arrays["activation"],
+                projections=arrive_projections(),
+                num_latents=num_latents,
+            )
+
+        return scores
 
     def _encode(self, read_RD: Tensor, written_RD: Tensor) -> None:
         """Encode and decode once; marks sinks and positions that are not finite."""
@@ -213,11 +240,11 @@ class _SiteScorer:
             self.patch_RD = self._finite(self.patch_RD, "the hidden state of the patch text")
             sink_R |= self.sited.read_sinks(self.patch_RD)
         self.mask_R |= np.where(sink_R.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
-        self.code = encode(self.sae, read_RD)
+        self.code = encode(self.sae, read_RD, self.batch.lengths)
         self.reconstruction_RD = reconstruct(self.sae, self.code)
         self.scored = self.code
         if self.patch_RD is not None:
-            self.scored = difference(self.sae, self.code, encode(self.sae, self.patch_RD))
+            self.scored = difference(self.sae, self.code, encode(self.sae, self.patch_RD, self.batch.lengths))
 
     def _spliced_R(self) -> Array:
         """Positions at which the reconstruction replaces the hidden state."""

@@ -3,14 +3,16 @@
 Letters: N tokens, D width, C latents, Z non-zeros.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gradsae_fast.errors import ScoreError
+from gradsae_fast.errors import SaeError, ScoreError
+from gradsae_fast.records import Array
 from gradsae_fast.sae.canonical import (
     GroupMax,
     InputNorm,
@@ -23,6 +25,8 @@ from gradsae_fast.sae.canonical import (
     scale_gradient,
     undo_norm,
 )
+from gradsae_fast.sae.temporal import predict
+from gradsae_fast.stages import span
 from gradsae_kernels import (
     BackendUnavailable,
     ContractError,
@@ -43,24 +47,31 @@ class Code:
 
     rows: SparseRows
     stats: InputStats
-    skip_ND: Tensor | None = None  # a skip transcoder's linear path
+    beside_ND: Tensor | None = None  # what the decoder adds beside its latents, float32, before the norm is undone
 
 
 def kernels_for(sae: Sae, device: torch.device, hidden_dtype: torch.dtype) -> str:
     """What the operators run for this SAE on a device; it decides over last bits. ScoreError where they cannot run."""
-    x_dtype = hidden_dtype if sae.input_norm is InputNorm.NONE else torch.float32
+    as_it_is = sae.input_norm is InputNorm.NONE and sae.prediction is None
+    x_dtype = hidden_dtype if as_it_is else torch.float32
     k = sae.rule.k if isinstance(sae.rule, TopK) else None
     tiled = {GroupMax: "groupmax tiled torch; ", MatchingPursuit: "matching pursuit tiled torch; "}
-    prefix = tiled.get(type(sae.rule), "")
+    prefix = tiled.get(type(sae.rule), "") + ("temporal torch; " if sae.prediction is not None else "")
     try:
         return prefix + kernel_configuration(device, x_dtype, sae.w_enc_CD.dtype, sae.d_in, sae.num_latents, k=k)
     except BackendUnavailable as error:
         raise ScoreError(f"the sparse operators do not run on device {device}: {error}. Use --device cpu.") from error
 
 
-def encode(sae: Sae, hidden_ND: Tensor) -> Code:
-    """Active latents of hidden states, which must be finite. ScoreError where the SAE's product overflows."""
+@span("encode")
+def encode(sae: Sae, hidden_ND: Tensor, lengths: Sequence[int] | None = None) -> Code:
+    """Active latents of hidden states, which must be finite. ScoreError where the SAE's product overflows.
+
+    `lengths` are the tokens of each window, where the N tokens are whole windows, one after the other. Only a temporal
+    SAE looks at them, and cannot do without: SaeError where they are missing or do not add up to N.
+    """
     x_ND, stats = normalise_input(sae, hidden_ND)
+    beside_ND, x_ND = _set_aside(sae, x_ND, lengths)
     with _refusals(sae, "encode these hidden states"):
         match sae.rule:
             case Threshold() as rule:
@@ -85,22 +96,41 @@ def encode(sae: Sae, hidden_ND: Tensor) -> Code:
                     residual_threshold=rule.residual_threshold,
                     stop_on_repeat=rule.stop_on_repeat,
                 )
-    return Code(rows=rows, stats=stats, skip_ND=None if sae.w_skip_DD is None else x_ND.float() @ sae.w_skip_DD)
+    return Code(rows=rows, stats=stats, beside_ND=beside_ND)
 
 
+def _set_aside(sae: Sae, x_ND: Tensor, lengths: Sequence[int] | None) -> tuple[Tensor | None, Tensor]:
+    """What the decoder adds beside the latents, and what the encoder is to read."""
+    if sae.w_skip_DD is not None:
+        return x_ND.float() @ sae.w_skip_DD, x_ND
+    if sae.prediction is None:
+        return None, x_ND
+    if lengths is None:
+        raise SaeError(
+            f"the SAE {sae.facts.source!r} is temporal: what it encodes of a token depends on the earlier tokens of "
+            "its window, and these hidden states come without their windows. Expected whole windows and their "
+            "lengths, or an SAE that encodes each token by itself."
+        )
+    with span("predict"):
+        return predict(sae.prediction, sae.w_enc_CD, sae.w_dec_CD, x_ND, lengths)
+
+
+@span("decode")
 def reconstruct(sae: Sae, code: Code) -> Tensor:
     """What the SAE puts in place of the written site, given the code of what it read, float32 [N, D]."""
     with _refusals(sae, "decode its latents"):
         decoded_ND = decode(code.rows, sae.w_dec_CD, sae.b_dec_D)
-    return undo_norm(sae, decoded_ND if code.skip_ND is None else decoded_ND + code.skip_ND, code.stats)
+    return undo_norm(sae, decoded_ND if code.beside_ND is None else decoded_ND + code.beside_ND, code.stats)
 
 
+@span("decode")
 def of_latents(sae: Sae, code: Code) -> Tensor:
-    """The part of the reconstruction that its active latents make, without bias and skip, float32 [N, D]."""
+    """The part of the reconstruction that its active latents make, without bias and what is beside, float32 [N, D]."""
     with _refusals(sae, "decode its latents"):
         return scale_gradient(sae, decode(code.rows, sae.w_dec_CD, torch.zeros_like(sae.b_dec_D)), code.stats)
 
 
+@span("project")
 def project_gradient(sae: Sae, code: Code, grad_ND: Tensor) -> Tensor:
     """⟨G, effective decoder row⟩ of every active latent, float32, in the order of the code's values."""
     with _refusals(sae, "meet the gradient"):
@@ -139,10 +169,9 @@ def drop_rows(code: Code, keep_R: Tensor) -> Code:
     return Code(rows=rows, stats=code.stats)
 
 
-def kept_row_pointers(indptr: Tensor, scored_R: Tensor) -> Tensor:
+def kept_row_pointers(indptr: Array, scored_R: Array) -> Array:
     """Row pointers of the scored rows, given that all other rows are empty."""
-    counts_N = indptr.diff()[scored_R]
-    return torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)])
+    return np.concatenate([np.zeros(1, indptr.dtype), np.cumsum(np.diff(indptr)[scored_R])])
 
 
 @contextmanager

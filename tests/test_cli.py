@@ -30,7 +30,16 @@ EXTRACT_FLAGS = {
     ),
     *("--overlap", "--bos", "--sink-norm-ratio", "--mask-token-id", "--nonfinite", "--dtype", "--device"),
     *("--reads", "--path-steps", "--patch-column", "--exact-dense"),
-    *("--precision-bits", "--profile", "--tokens-per-batch", "--threads", "--dry-run", "--force"),
+    *(
+        "--precision-bits",
+        "--store-profile",
+        "--profile",
+        "--attention",
+        "--tokens-per-batch",
+        "--threads",
+        "--dry-run",
+        "--force",
+    ),
 }
 VERBS = [
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),

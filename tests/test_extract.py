@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,10 +15,16 @@ import torch
 from gradsae_fast import open_scores, rank_latents, repair, verify
 from gradsae_fast.certify import certify
 from gradsae_fast.config import ExtractConfig
-from gradsae_fast.errors import ConfigError, GateError, IdentityError
+from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.errors import ConfigError, GateError, IdentityError, StoreError
 from gradsae_fast.estimate import peak_memory
 from gradsae_fast.extract import extract
+from gradsae_fast.prepare import prepare, with_sink_limits
+from gradsae_fast.probe import measure_medians
+from gradsae_fast.records import SegmentScores
 from gradsae_fast.sae.formats import saelens
+from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store.commits import CommitRecord
 
 Configure = Callable[..., ExtractConfig]
 WIDTH = 24  # of the tiny model
@@ -74,6 +81,69 @@ def test_peak_memory_does_not_grow_with_tokens_times_latents(
     dense = num_tokens * num_latents * 4
     assert num_tokens > 8000
     assert peaks[1] - peaks[0] < dense / 10
+
+
+def test_work_side_by_side_gives_the_bytes_of_work_in_turns(configure: Configure) -> None:
+    side_by_side, in_turns = configure("side-by-side"), configure("in-turns")
+    extract(side_by_side)
+    prepared = prepare(in_turns)
+    prepared = with_sink_limits(prepared, measure_medians(prepared))
+    writer = ScoreWriter.create_or_resume(
+        in_turns.store.path, run={}, identity={}, num_segments=len(prepared.plan.segments)
+    )
+    with writer:
+        for segment, documents in read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules):
+            writer.write(prepared.score_segment(segment.index, documents))
+    ours, theirs = open_scores(side_by_side.store.path), open_scores(in_turns.store.path)
+    assert [segment.digest for segment in ours.segments] == [segment.digest for segment in theirs.segments]
+    assert len(ours.segments) > 3
+
+
+def test_a_profiled_run_says_where_its_time_went(configure: Configure) -> None:
+    report = extract(configure(run={"profile": True}))
+    assert report.profile is not None
+    stages = {(stage.name, stage.thread) for stage in report.profile.breakdown()}
+    on_main = {"forward", "head", "backward", "encode", "decode", "project", "wait for tokens", "wait for store"}
+    assert {name for name, thread in stages if thread == "main"} == on_main
+    assert ("tokenise", "tokens") in stages
+    assert {"assemble", "store", "index", "compress", "write"} <= {name for name, thread in stages if thread == "store"}
+    seconds = sum(stage.seconds for stage in report.profile.breakdown() if stage.thread == "main")
+    assert 0.5 * report.profile.seconds < seconds <= report.profile.seconds
+
+
+def test_the_store_does_not_hold_up_the_model(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = ScoreWriter.write
+
+    def slow_write(writer: ScoreWriter, segment: SegmentScores) -> CommitRecord:
+        time.sleep(0.02)
+        return write(writer, segment)
+
+    monkeypatch.setattr(ScoreWriter, "write", slow_write)
+    report = extract(configure(run={"profile": True}))
+    assert report.trace is not None
+    events = json.loads(report.trace.read_text())["traceEvents"]
+    spans = {
+        name: [(event["ts"], event["ts"] + event["dur"]) for event in events if event["name"] == name]
+        for name in ("store", "forward")
+    }
+    beside = [
+        any(forward_began < ended and began < forward_ended for forward_began, forward_ended in spans["forward"])
+        for began, ended in spans["store"]
+    ]
+    assert all(beside[:-1]), "while a segment is stored, the next one is scored"
+
+
+def test_a_store_that_fails_stops_the_run_within_a_batch(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+
+    def failing_write(_writer: ScoreWriter, segment: SegmentScores) -> CommitRecord:
+        written.append(segment.index)
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(ScoreWriter, "write", failing_write)
+    with pytest.raises(StoreError, match="the disk is full"):
+        extract(configure())
+    assert written == [0]
 
 
 def test_documents_may_come_from_any_iterable(configure: Configure) -> None:

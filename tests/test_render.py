@@ -5,7 +5,7 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from gradsae_fast import render
+from gradsae_fast import progress, render
 from gradsae_fast.estimate import Estimate
 from gradsae_fast.extract import Progress
 
@@ -63,10 +63,10 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_none(
         l0={"model.layers.1": 23.27},
         fvu={"model.layers.1": 0.7031},
     )
-    with render.progress() as bar:
+    with progress.progress_bar() as bar:
         bar.update(state)
         assert "50/200" not in capsys.readouterr().err
-        monkeypatch.setattr(render, "_LOG_SECONDS", -1.0)
+        monkeypatch.setattr(progress, "_LOG_SECONDS", -1.0)
         bar.update(state)
     expected = "50/200 tokens, 10 tok/s, L0 23.3, FVU 0.703, 5 kB written, 15 s left\n"
     assert expected in capsys.readouterr().err

@@ -7,6 +7,11 @@ where matplotlib is there). Needs no network and no data: random operands, and t
 keeps its own deadline: what no longer fits is left out, and the result says so. Everything that touches the device runs
 in a process of its own, so that a kernel that kills its process costs one line. The exit status is 1 if a test failed
 or one of our kernels raised or answered wrongly. `--device cpu --small` runs the same code on tiny shapes, to try it.
+
+    python -m benchmarks.gpu --only end_to_end --out benchmarks/results
+
+wants the whole of the time and is run for itself: the engine beside the bare model, in the sizes of real models with
+random weights. It writes `<date>-<device>-end-to-end.json` and `.md`, after each case.
 """
 
 import argparse
@@ -22,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.deadline import Deadline
+from benchmarks.gpu.end_to_end.page import summary
+from benchmarks.gpu.machine import slug
 from benchmarks.gpu.page import page
 from benchmarks.gpu.plot import draw
 from benchmarks.gpu.progress import Progress
@@ -29,6 +36,8 @@ from benchmarks.gpu.row import Row, Status
 from benchmarks.gpu.shape import FULL, SMALL
 
 ROOT = Path(__file__).parents[2]
+SECTIONS = ("tests", "table", "extraction")
+END_TO_END = "end_to_end"
 NOT_ASKED = "left out, as asked for"
 WRITE_SECONDS = 15.0  # kept for the plot and the files
 TESTS_SHARE = 0.3  # of the time, at most
@@ -88,6 +97,31 @@ def run_extraction(options: argparse.Namespace, deadline: Deadline) -> str:
     return "; ".join(re.sub(r"\s+", " ", cell) for cell in cells)
 
 
+def measure_end_to_end(options: argparse.Namespace, deadline: Deadline) -> int:
+    """Start measuring processes until one comes to its end or the time is up; 0 if nothing of ours failed."""
+    command = ["-m", "benchmarks.gpu.end_to_end", f"--device={options.device}", f"--out={options.out}"]
+    command += [f"--commit={options.commit or commit()}", *(["--small"] if options.small else [])]
+    command += [
+        f"--sae-dtype={options.sae_dtype}",
+        *([f"--attention={options.attention}"] if options.attention else []),
+    ]
+    path: Path | None = None
+    for start in range(MOST_STARTS):
+        seconds = deadline.left() - GRACE_SECONDS
+        arguments = [*command, f"--seconds={seconds}", *(["--resume"] if start else [])]
+        status, output = run(arguments, seconds + GRACE_SECONDS)
+        path = next((Path(line) for line in output.splitlines() if line.endswith("-end-to-end.json")), path)
+        if status in (0, None) or not deadline.fits(2 * GRACE_SECONDS):
+            break
+    if path is None or not path.exists():
+        print("nothing was measured", file=sys.stderr)
+        return 1
+    result = json.loads(path.read_text(encoding="utf-8"))
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    print(summary(result))
+    return int(any(values["state"] in ("wrong", "failed") for values in result["cases"]) or status not in (0, None))
+
+
 def run(arguments: list[str], seconds: float) -> tuple[int | None, str]:
     """Exit status (None: killed when its time was up) and output of a Python process in the repository's root."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # a pipe would wait for a killed child's children
@@ -129,8 +163,7 @@ def write(result: dict[str, Any], rows: list[Row], folder: Path) -> Path:
     """The files of a result; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = result["machine"] or {}
-    name = re.sub(r"[^a-z0-9]+", "-", str(machine.get("device", result["asked_for"])).lower()).strip("-")
-    stem = folder / f"{result['date']}-{name}"
+    stem = folder / f"{result['date']}-{slug(str(machine.get('device', result['asked_for'])))}"
     result["sections"]["plot"] = draw(rows, Path(f"{stem}.png"))
     Path(f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     Path(f"{stem}.md").write_text(page(result), encoding="utf-8")
@@ -143,14 +176,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the command")
-    parser.add_argument("--only", choices=["tests", "table", "extraction"], help="one section, with all the time")
+    parser.add_argument("--only", choices=[*SECTIONS, END_TO_END], help="one section, with all the time")
+    parser.add_argument("--attention", help="of the models of end_to_end; left out: what transformers takes")
+    parser.add_argument("--sae-dtype", choices=["bf16", "fp32"], default="bf16", help="of the SAEs of end_to_end")
     parser.add_argument("--seconds", type=float, default=530.0, help="the time for everything")
     parser.add_argument("--commit", help="what to write as the commit where the checkout has no .git")
     options = parser.parse_args()
     deadline = Deadline(options.seconds)
+    if options.only == END_TO_END:
+        return measure_end_to_end(options, deadline)
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(Path(folder) / "progress")
-        sections = {"tests": NOT_ASKED, "table": NOT_ASKED, "extraction": NOT_ASKED}
+        sections = dict.fromkeys(SECTIONS, NOT_ASKED)
         if options.only in (None, "tests"):
             sections["tests"] = run_tests(options, deadline)
         if options.only in (None, "table"):

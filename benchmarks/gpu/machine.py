@@ -1,6 +1,7 @@
 """What the numbers were taken on, and the two rates that they are held against."""
 
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -65,6 +66,28 @@ def device_name(device: torch.device) -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"CPU: {names[0] if names else platform.processor() or 'unknown'}, {torch.get_num_threads()} threads"
+
+
+def device_slug(device: torch.device) -> str:
+    """The name of the device as a part of a file's name."""
+    return slug(device_name(device))
+
+
+def slug(name: str) -> str:
+    """A name in small letters and hyphens.
+
+    >>> slug("NVIDIA H100 80GB HBM3")
+    'nvidia-h100-80gb-hbm3'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def free_bytes(device: torch.device) -> float:
+    """Device memory that torch could still allocate; without end on a CPU, where it is not counted."""
+    if device.type == "cpu":
+        return float("inf")
+    free, _ = torch.cuda.mem_get_info(device)
+    return float(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def clocks_under_load(device: torch.device) -> dict[str, str]:

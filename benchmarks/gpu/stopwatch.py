@@ -10,7 +10,9 @@ FLUSH_BYTES = 2**28  # several times the second cache of any GPU of today
 
 
 class Stopwatch:
-    """Times calls on one device. `start` and `stop` only enqueue on a GPU; `read` waits."""
+    """Times calls on one device. On a GPU a call begins when the device is idle, so that no call hides another's host
+    work, and its end is an event: what is read is device time, waiting for the host included.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
@@ -23,6 +25,7 @@ class Stopwatch:
             call()
             elapsed = 1e3 * (time.perf_counter() - begin)
             return lambda: elapsed
+        torch.cuda.synchronize()
         self._flush.zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu.deadline import Deadline
 from benchmarks.gpu.encoders import FLOOR, products, threshold_encoders, topk_encoders
-from benchmarks.gpu.machine import Rates, describe, measure_rates
+from benchmarks.gpu.machine import Rates, describe, free_bytes, measure_rates
 from benchmarks.gpu.progress import Progress
 from benchmarks.gpu.projections import decoders, document_sums, projections
 from benchmarks.gpu.row import Row, Status
@@ -56,8 +56,9 @@ class Table:
         if not self.deadline.fits(SHAPE_SECONDS):
             return self.progress.give_up(shape, Status.SKIPPED, f"{self.deadline.left():.0f} s were left")
         needed = WORKLOAD_FACTOR * shape.operand_bytes + WORKLOAD_BYTES
-        if self.device.type == "cuda" and needed > self.free_bytes():
-            reason = f"operands need {needed / 1e9:.0f} GB; {self.free_bytes() / 1e9:.0f} GB of device memory are free"
+        if self.device.type == "cuda" and needed > free_bytes(self.device):
+            free = free_bytes(self.device) / 1e9
+            reason = f"operands need {needed / 1e9:.0f} GB; {free:.0f} GB of device memory are free"
             return self.progress.give_up(shape, Status.SKIPPED, reason)
         budget = Deadline(min(seconds, self.deadline.left()))
         workload = Workload.random(shape, self.device)
@@ -94,8 +95,8 @@ class Table:
             return _missing(shape, variant, Status.UNAVAILABLE, variant.missing)
         if not budget.fits(variant.needs_seconds):
             return _missing(shape, variant, Status.SKIPPED, f"{budget.left():.0f} s were left of this shape's time")
-        if self.device.type == "cuda" and variant.needs_bytes > self.free_bytes():
-            free = self.free_bytes() / 1e9
+        if self.device.type == "cuda" and variant.needs_bytes > free_bytes(self.device):
+            free = free_bytes(self.device) / 1e9
             reason = f"needs {variant.needs_bytes / 1e9:.0f} GB; {free:.0f} GB of device memory are free"
             return _missing(shape, variant, Status.SKIPPED, reason)
         place = [str(shape), variant.key]
@@ -139,7 +140,7 @@ class Table:
         calls = {key: one.variant.call for key, one in ready.items()}
         # Where the answers do not fit beside each other, an untimed call first lets the allocator make room.
         crowded = self.device.type == "cuda" and (
-            sum(one.peak_bytes or 0 for one in ready.values()) > 0.8 * self.free_bytes()
+            sum(one.peak_bytes or 0 for one in ready.values()) > 0.8 * free_bytes(self.device)
         )
         times = self.watch.turns(calls, turns, primed=crowded)
         floor = quantile(times[FLOOR], 0.5) if FLOOR in times else None
@@ -163,11 +164,6 @@ class Table:
             copy_share=variant.bytes_moved / (ms / 1e3) / self.rates.copy_bytes_per_second,
             peak_bytes=candidate.peak_bytes,
         )
-
-    def free_bytes(self) -> float:
-        """Device memory that torch could still allocate."""
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return float(free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
 
 
 def _missing(shape: Shape, variant: Variant, status: Status, reason: str) -> Row:

@@ -108,15 +108,25 @@ def pairs(value_NC: Tensor, active_NC: Tensor) -> SparseRows:
 
 def _thresholds(shape: Shape, x_ND: Tensor, w_CD: Tensor, bias_C: Tensor, spread_C: Tensor) -> Tensor:
     """Log-normal rates as levels of a normal distribution, and one shift that gives the wanted number in all."""
-    rate_C = 10 ** (DECADES * spread_C)
-    rate_C = (rate_C * shape.active / rate_C.sum()).clamp(1e-9, HIGHEST_RATE)
-    level_C = torch.special.ndtri(1 - rate_C.double()).float()
+    level_C = firing_levels(spread_C, shape.active)
     tokens = max(8, min(256, CALIBRATION_ELEMENTS // shape.latents, shape.tokens))
     stride = max(1, shape.tokens // tokens)
-    excess = product(x_ND[::stride][:tokens], w_CD).add_(bias_C).sub_(level_C)
+    excess_SC = product(x_ND[::stride][:tokens], w_CD).add_(bias_C).sub_(level_C)
+    return (level_C + fitted_shift(excess_SC, shape.active)).clamp(min=1e-3)
+
+
+def firing_levels(spread_C: Tensor, active: float) -> Tensor:
+    """Above which levels standard normal numbers lie as often as latents should fire, given a normal draw for each."""
+    rate_C = 10 ** (DECADES * spread_C)
+    rate_C = (rate_C * active / rate_C.sum()).clamp(1e-9, HIGHEST_RATE)
+    return torch.special.ndtri(1 - rate_C.double()).float()
+
+
+def fitted_shift(excess_SC: Tensor, active: float) -> float:
+    """What all levels must rise so that `active` latents of a token pass, given by how much each passes its own."""
     low, high = -10.0, 10.0
     for _ in range(30):
         middle = (low + high) / 2
-        too_many = int((excess > middle).sum()) > shape.active * len(excess)
+        too_many = int((excess_SC > middle).sum()) > active * len(excess_SC)
         low, high = (middle, high) if too_many else (low, middle)
-    return (level_C + high).clamp(min=1e-3)
+    return high

@@ -44,22 +44,43 @@ def cut_windows(document: TokenDocument, slot: int, *, context_length: int, over
     return windows if document.num_tokens else []
 
 
-def batch_windows(windows: Iterable[Window], *, tokens_per_batch: int, pad_id: int = 0) -> list[Batch]:
+def batch_windows(
+    windows: Iterable[Window], *, tokens_per_batch: int, batch_cost: int | None = None, pad_id: int = 0
+) -> list[Batch]:
     """Batches of similar length: rows x longest row <= `tokens_per_batch`; a longer window is a batch of its own.
 
     Windows are sorted by length, longest first, equal lengths in the order given: the same windows always give the
-    same batches, and the first batches need the most memory.
+    same batches, and the first batches need the most memory. `batch_cost` is what a batch costs besides its tokens,
+    padding included, in tokens: the batches are those of the least cost. None: as few batches as there can be.
     """
     if tokens_per_batch < 1:
         raise ConfigError(f"got tokens_per_batch {tokens_per_batch}, expected at least 1")
     ordered = sorted(windows, key=lambda window: -len(window.token_ids))
+    lengths = [len(window.token_ids) for window in ordered]
+    most_rows = [max(1, tokens_per_batch // length) for length in lengths]
+    rows = most_rows if batch_cost is None else _cheapest_rows(lengths, most_rows, batch_cost)
     batches = []
     first = 0
     while first < len(ordered):
-        rows = max(1, tokens_per_batch // len(ordered[first].token_ids))
-        batches.append(_padded(ordered[first : first + rows], pad_id))
-        first += rows
+        batches.append(_padded(ordered[first : first + rows[first]], pad_id))
+        first += rows[first]
     return batches
+
+
+def _cheapest_rows(lengths: Sequence[int], most_rows: Sequence[int], batch_cost: int) -> list[int]:
+    """Rows of the batch that begins at each window, so that all windows from there on cost least.
+
+    lengths: descending. A window alone, then two, ... are tried from the last window to the first, each with the known
+    cost of what comes behind.
+    """
+    cost = np.zeros(len(lengths) + 1)
+    rows = [0] * len(lengths)
+    for first in reversed(range(len(lengths))):
+        behind = cost[first + 1 : first + 1 + most_rows[first]]
+        choices = behind + lengths[first] * np.arange(1, len(behind) + 1)
+        rows[first] = int(choices.argmin()) + 1
+        cost[first] = batch_cost + choices[rows[first] - 1]
+    return rows
 
 
 def _padded(windows: Sequence[Window], pad_id: int) -> Batch:

@@ -93,6 +93,11 @@ def load_subject(setting: Setting) -> Subject:
             f"{setting.sae.path!r} is a transcoder (it reads {sited.wiring.reads.path} and writes {sited.site.path}); "
             "the experiments edit what an SAE reads. Expected an SAE of one site."
         )
+    if sited.sae.prediction is not None:
+        raise ConfigError(
+            f"{setting.sae.path!r} is a temporal SAE: what it encodes of a token depends on the tokens before, and the "
+            "experiments generate with a cache, one token at a time. Expected an SAE that encodes each token by itself."
+        )
     masked = frozenset(setting.score.mask_token_ids)
     rules, decision = decide_bos(lm.tokenizer, [sited.sae.facts.prepend_bos], setting.bos, masked_ids=masked)
     decoding = Decoding(

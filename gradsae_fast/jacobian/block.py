@@ -63,6 +63,11 @@ class DictionaryPair:
                     f"{sae.facts.source!r} is a transcoder: it does not decode into the site that it reads. Expected "
                     "two SAEs, one at each site."
                 )
+            if sae.prediction is not None:
+                raise SaeError(
+                    f"{sae.facts.source!r} is a temporal SAE: what it encodes of a token depends on the tokens before, "
+                    "so that no token has a block of its own. Expected SAEs that encode each token by itself."
+                )
         if isinstance(self.upper.rule, MatchingPursuit):
             raise SaeError(
                 f"{self.upper.facts.source!r} chooses its latents one after the other, so none of them has a "

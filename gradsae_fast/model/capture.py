@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +31,9 @@ from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective, objective_gradient, objective_values, predicted_tokens
 from gradsae_fast.model.patching import forward_replaced, output_hook
 from gradsae_fast.model.sites import Site, Wiring
+from gradsae_fast.model.states import real_rows, run_body, side_by_side, take_rows
 from gradsae_fast.records import Array, Batch
+from gradsae_fast.stages import span
 
 Splice = Callable[[str, Tensor, Tensor, float], Tensor]
 """(path of the wiring, what is read [R, D], what is written [R, D], share) -> what the network sees instead [R, D].
@@ -50,13 +51,6 @@ class Capture:
     grads: Mapping[str, Tensor]  # objective -> [R, D], of what is written
     values: Mapping[str, Array]  # objective -> float64 [B], of the run in which the gradient was taken
     base_values: Mapping[str, Array] | None = None  # the same at the other end of a path; None without one
-
-
-def real_rows(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
-    """Rows of the flattened [B * T] batch that hold real tokens, window after window [R]."""
-    width = batch.token_ids_BT.shape[1]
-    rows = [np.arange(length) + index * width for index, length in enumerate(batch.lengths)]
-    return torch.from_numpy(np.concatenate(rows)).to(device)
 
 
 def capture(
@@ -87,30 +81,6 @@ def capture(
     return captures
 
 
-def hidden_states(lm: LanguageModel, batch: Batch, sites: Sequence[Site]) -> dict[str, Tensor]:
-    """Hidden states [R, D] of one plain forward pass, without a graph; keys are site paths."""
-    rows_R = real_rows(batch, lm.device)
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str, hidden_BTD: Tensor) -> None:
-        found[path] = _take(hidden_BTD, rows_R)
-
-    with ExitStack() as stack, torch.no_grad():
-        for site in sites:
-            stack.enter_context(site.hook(lm.model, partial(keep, site.path)))
-        _Run(lm=lm, batch=batch, objectives=(), chunk=1).forward()
-    return found
-
-
-def read_and_written(lm: LanguageModel, batch: Batch, wirings: Sequence[Wiring]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What every SAE reads and what it stands for [R, D], of one plain forward pass; keys are the wirings' paths."""
-    hidden = hidden_states(lm, batch, list(dict.fromkeys(site for wiring in wirings for site in wiring.sites)))
-    return {
-        wiring.path: (hidden[wiring.reads.path], _join([hidden[site.path] for site in wiring.writes]))
-        for wiring in wirings
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Run:
     """One batch through one model."""
@@ -121,9 +91,8 @@ class _Run:
     chunk: int
 
     def forward(self) -> Any:
-        """The body's output on the batch. Padding is on the right of a causal model: no mask is needed."""
-        ids_BT = torch.from_numpy(self.batch.token_ids_BT).to(self.lm.device)
-        return self.lm.body(input_ids=ids_BT, use_cache=False)
+        """The body's output on the batch."""
+        return run_body(self.lm, self.batch)
 
     def error_term_kept(self, wirings: Sequence[Wiring]) -> dict[str, Capture]:
         written = dict.fromkeys(site for wiring in wirings for site in wiring.writes)
@@ -149,12 +118,12 @@ class _Run:
                 raise _reads_later(wiring)
         rows_R = real_rows(self.batch, self.lm.device)
         grads, values = self._backward(output, {site: found[site] for site in written}, rows_R)
-        rows = {site: _take(hidden_BTD.detach(), rows_R) for site, hidden_BTD in found.items()}
+        rows = {site: take_rows(hidden_BTD.detach(), rows_R) for site, hidden_BTD in found.items()}
         return {
             wiring.path: Capture(
                 read_RD=rows[wiring.reads],
-                written_RD=_join([rows[site] for site in wiring.writes]),
-                grads={name: _join([grads[site][name] for site in wiring.writes]) for name in values},
+                written_RD=side_by_side([rows[site] for site in wiring.writes]),
+                grads={name: side_by_side([grads[site][name] for site in wiring.writes]) for name in values},
                 values=values,
             )
             for wiring in wirings
@@ -204,10 +173,10 @@ class _Run:
         found: list[Tensor] = []
 
         def keep(hidden_BTD: Tensor) -> None:
-            read.append(_take(hidden_BTD.detach(), rows_R))
+            read.append(take_rows(hidden_BTD.detach(), rows_R))
 
         def change(hidden_BTD: Tensor) -> Tensor:
-            written_RD = _take(hidden_BTD.detach(), rows_R)
+            written_RD = take_rows(hidden_BTD.detach(), rows_R)
             if wiring.reads == site:
                 read.append(written_RD)
             if not read:
@@ -274,11 +243,15 @@ class _Run:
                 self.lm, objective, self.batch, output, chunk=self.chunk, top_tokens=top_tokens
             )
             values[objective.name] = gradient.values_B
-            at_leaves = torch.autograd.grad(
-                output[0], list(leaves.values()), gradient.grad_BTD, retain_graph=objective is not self.objectives[-1]
-            )
+            with span("backward"):
+                at_leaves = torch.autograd.grad(
+                    output[0],
+                    list(leaves.values()),
+                    gradient.grad_BTD,
+                    retain_graph=objective is not self.objectives[-1],
+                )
             for site, grad_BTD in zip(leaves, at_leaves, strict=True):
-                grads[site][objective.name] = _take(grad_BTD, rows_R)
+                grads[site][objective.name] = take_rows(grad_BTD, rows_R)
         return grads, values
 
     def _values(self, output: Any, held: Mapping[str, Array | None]) -> dict[str, Array]:
@@ -305,12 +278,3 @@ def _reads_later(wiring: Wiring) -> ModelError:
         f"the SAE of {wiring.path} reads {wiring.reads.path}, which is computed after it; expected a site below the "
         "one that is written. Give it with --reads."
     )
-
-
-def _take(hidden_BTD: Tensor, rows_R: Tensor) -> Tensor:
-    return hidden_BTD.flatten(0, 1)[rows_R]
-
-
-def _join(parts_RD: Sequence[Tensor]) -> Tensor:
-    """Written sites side by side; one alone as it is."""
-    return parts_RD[0] if len(parts_RD) == 1 else torch.cat(list(parts_RD), 1)

@@ -81,10 +81,11 @@ def load_model(config: ModelConfig) -> LanguageModel:
         raise ModelError(f"revision {config.revision!r} has no effect on the folder {config.path!r}. Leave it out.")
     device = _choose_device(config.device)
     dtype = _choose_dtype(config.dtype, device)
+    attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            config.path, revision=config.revision, dtype=dtype, output_loading_info=True
+            config.path, revision=config.revision, dtype=dtype, output_loading_info=True, **attention
         )
     except _LOADING_ERRORS as error:
         raise ModelError(

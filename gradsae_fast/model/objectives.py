@@ -23,6 +23,8 @@ from gradsae_fast.method import ANSWER_OBJECTIVES
 from gradsae_fast.model.head import head_logits
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.records import Array, Batch, Window
+from gradsae_fast.stages import span
+from gradsae_fast.transfer import to_device
 
 ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Own objective: (logits [1, T, V], token_ids [1, T], mask [1, T] of scored tokens) -> scalar; called once a window."""
@@ -47,8 +49,31 @@ class ObjectiveGradient:
     grad_BTD: Tensor
 
 
+class _LogProb(torch.autograd.Function):
+    """Log probability of one token of each row.
+
+    Its gradient, onehot - softmax, is made where the log probabilities stand: nothing in a run is as large as logits,
+    and each pass over them is time. It can be asked for once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_RV: Tensor, target_R1: Tensor) -> Tensor:
+        log_prob_RV = torch.log_softmax(logits_RV, -1)
+        ctx.save_for_backward(log_prob_RV, target_R1)
+        return log_prob_RV.gather(1, target_R1)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor, None]:
+        log_prob_RV, target_R1 = ctx.saved_tensors
+        grad_RV = log_prob_RV.exp_().neg_()
+        grad_RV.scatter_add_(1, target_R1, torch.ones_like(target_R1, dtype=grad_RV.dtype))
+        return grad_RV.mul_(grad_R[:, None]), None
+
+
 def _log_prob(logits_RV: Tensor, target_RK: Tensor) -> Tensor:
-    return -F.cross_entropy(logits_RV, target_RK[:, 0], reduction="none")
+    if logits_RV.is_cuda:  # there the library's own two kernels read and write less
+        return -F.cross_entropy(logits_RV, target_RK[:, 0], reduction="none")
+    return _LogProb.apply(logits_RV, target_RK)
 
 
 def _entropy(logits_RV: Tensor, _target_RK: Tensor) -> Tensor:
@@ -81,6 +106,7 @@ _ROW_VALUES: dict[str, RowValue] = {
 _TOP_TOKEN = ("top-token:logit", "top-token:logprob", "top-token:prob")
 
 
+@span("head")
 def objective_gradient(
     lm: LanguageModel,
     objective: Objective,
@@ -100,6 +126,7 @@ def objective_gradient(
     return ObjectiveGradient(values_B=values_B, grad_BTD=grad_BTD)
 
 
+@span("head")
 def objective_values(
     lm: LanguageModel,
     objective: Objective,
@@ -157,17 +184,19 @@ def _walk(
     target_RK = np.concatenate([targets for _, targets in reads])
     if top_tokens is not None and objective.name in _TOP_TOKEN:
         target_RK = top_tokens[:, None]  # one row is read in a window
+    if len(row_R) == 0:
+        return values_B
     flat_hidden = hidden_BTD.flatten(0, 1)
-    for start in range(0, len(row_R), chunk):
-        part = slice(start, start + chunk)
-        rows = torch.from_numpy(row_R[part]).to(hidden_BTD.device)
-        targets = torch.from_numpy(target_RK[part]).to(hidden_BTD.device)
+    all_rows_R, all_targets_RK = (to_device(array, hidden_BTD.device) for array in (row_R, target_RK))
+    parts = []
+    for rows, targets in zip(all_rows_R.split(chunk), all_targets_RK.split(chunk), strict=True):
         leaf_RD = flat_hidden[rows].requires_grad_(grad_BTD is not None)
         logits_RV = head_logits(lm.model, lm.body_path, body_output, leaf_RD).float()
         value_R = _ROW_VALUES[objective.name](logits_RV, targets)
         if grad_BTD is not None:
             grad_BTD.flatten(0, 1)[rows] = torch.autograd.grad(value_R.sum(), leaf_RD)[0]
-        np.add.at(values_B, window_R[part], value_R.detach().double().cpu().numpy())
+        parts.append(value_R.detach())
+    np.add.at(values_B, window_R, torch.cat(parts).double().cpu().numpy())
     return values_B
 
 

@@ -2,6 +2,7 @@
 
 load.py       a path or a hub id in, a canonical SAE out
 canonical.py  the SAE that everything else works on, and its input normalisation
+temporal.py   what a temporal SAE predicts from earlier tokens, before it encodes the rest
 reference.py  the oracle: dense, slow, obvious, differentiable
 fold.py       from stored weights to canonical weights, exactly once
 weights.py    weight files: reading, checking, digest

@@ -5,13 +5,20 @@ Every supported family is brought to this one form when it is loaded:
     x   = normalise_input(z)                    per token, or the identity
     u   = x W_encᵀ + bias                       the bias holds every shift of the input, summed in float64
     a   = rule(u)                               Threshold, TopK, GroupMax or MatchingPursuit
-    ẑ   = undo_norm(a W_dec + b_dec + x W_skip)
+    ẑ   = undo_norm(a W_dec + b_dec + beside)
 
 MatchingPursuit alone needs more than u: it begins with it and goes on from what its latents leave of x - b_dec.
 
-A transcoder is the same thing with two ends: it reads one site and writes another (`SaeFacts.reads`), maybe with a skip
-connection. So a kernel needs few encode rules and one decoder, and a latent's effective decoder row is its row of W_dec
-times one factor per token, which `scale_gradient` moves onto the gradient.
+What the decoder adds beside its latents is nothing, or one of two:
+
+    x W_skip        of a transcoder, which is the same thing with two ends: it reads one site and writes another
+                    (`SaeFacts.reads`), maybe with a skip connection
+    predicted       of a temporal SAE, which predicts a part of x from the earlier tokens of the window and encodes the
+                    novel rest in place of x (`temporal.predict`). It alone needs to know which tokens are one window,
+                    and holds dense arrays [tokens of one window, C] while it predicts
+
+Neither depends on a latent. So a kernel needs few encode rules and one decoder, and a latent's effective decoder row is
+its row of W_dec times one factor per token, which `scale_gradient` moves onto the gradient.
 
 Shapes: N tokens, C latents, D width of a site: in an encoder of the one that is read, in a decoder of the one that is
 written.
@@ -25,6 +32,7 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.temporal import Prediction
 
 LAYER_NORM_EPS = 1e-5  # SAELens adds it to the standard deviation, and leaves it out when it undoes the norm
 
@@ -116,7 +124,7 @@ class SaeFacts:
 class Sae:
     """One canonical SAE: u = x W + b, then the rule."""
 
-    w_enc_CD: Tensor  # contiguous; float32, or half where asked; w_dec_CD itself under MatchingPursuit
+    w_enc_CD: Tensor  # contiguous; float32, or half where asked; w_dec_CD itself where the weights are tied
     w_dec_CD: Tensor  # contiguous; same dtype as w_enc_CD
     bias_C: Tensor  # float32
     b_dec_D: Tensor  # float32
@@ -124,6 +132,7 @@ class Sae:
     input_norm: InputNorm
     facts: SaeFacts
     w_skip_DD: Tensor | None = None  # float32; a transcoder's linear path beside its latents
+    prediction: Prediction | None = None  # of a temporal SAE, whose bias is 0
 
     @property
     def num_latents(self) -> int:
@@ -184,7 +193,7 @@ def _constant_norm(hidden_ND: Tensor) -> tuple[Tensor, InputStats]:
 
 
 def undo_norm(sae: Sae, decoded_ND: Tensor, stats: InputStats) -> Tensor:
-    """ẑ [N, D] from the decoder's output, skip connection included, and the statistics of the same tokens."""
+    """ẑ [N, D] from the decoder's output, what is beside the latents included, and the statistics of its tokens."""
     match sae.input_norm:
         case InputNorm.NONE:
             return decoded_ND
@@ -204,15 +213,12 @@ def scale_gradient(sae: Sae, grad_ND: Tensor, stats: InputStats) -> Tensor:
     return grad_ND * _column(stats.scale_N)
 
 
-def without_latents(sae: Sae, x_ND: Tensor, stats: InputStats) -> Tensor:
-    """ẑ with no latent active, bias and skip alone [N, D]: Σ_c g[n,c] = ⟨G[n], ẑ[n] - without_latents[n]⟩.
+def without_latents(sae: Sae, beside_ND: Tensor, stats: InputStats) -> Tensor:
+    """ẑ with no latent active, bias and what is beside alone [N, D]: Σ_c g[n,c] = ⟨G[n], ẑ[n] - without_latents[n]⟩.
 
-    `x_ND` and `stats` are what `normalise_input` returned.
+    `beside_ND` is zero where the SAE has nothing beside its latents; `stats` are what `normalise_input` returned.
     """
-    constant_ND = sae.b_dec_D.expand(len(x_ND), -1)
-    if sae.w_skip_DD is not None:
-        constant_ND = torch.addmm(constant_ND, x_ND.float(), sae.w_skip_DD)
-    return undo_norm(sae, constant_ND, stats)
+    return undo_norm(sae, sae.b_dec_D + beside_ND, stats)
 
 
 def _column(values_N: Tensor | None) -> Tensor:

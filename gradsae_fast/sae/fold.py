@@ -14,6 +14,10 @@ activations, not only in their reconstructions.
 Matching pursuit has one matrix, whose rows keep their norms: a factor s divides its latents, b_dec and the norm at
 which it stops instead. It takes no other fold, because each would change which latents it takes.
 
+A temporal SAE measures what is left of x against its decoder before it encodes it, so its input shift stays apart and
+its factor s goes elsewhere: W_dec / s, b_dec / s, shift / s, eps / s, and into the scale of its codes, once where the
+encoder is a matrix of its own and twice where it is W_dec / s. It takes no other fold.
+
 The skip path of a transcoder takes x as the encoder reads it, and none of the transformations above.
 
 Shapes: D width that is read or written (they may differ), C latents. The encoder is stored one latent per row, as the
@@ -27,6 +31,7 @@ from torch import Tensor
 
 from gradsae_fast.errors import SaeError
 from gradsae_fast.sae.canonical import InputNorm, MatchingPursuit, Rule, Sae, SaeFacts, Threshold
+from gradsae_fast.sae.temporal import Attention, Prediction
 
 ROWS_PER_TILE = 8192  # bounds the float64 copy of a weight matrix
 STORAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,7 +48,11 @@ class Whitening:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredSae:
-    """An SAE as its files describe it, checked but not yet folded. MatchingPursuit reads w_dec_CD alone."""
+    """An SAE as its files describe it, checked but not yet folded. MatchingPursuit reads w_dec_CD alone.
+
+    Of a temporal SAE the prediction's shift is what is subtracted; where its weights are tied, both matrices are one
+    tensor.
+    """
 
     w_enc_CD: Tensor
     w_dec_CD: Tensor
@@ -56,6 +65,7 @@ class StoredSae:
     norm_factor: float = 1.0
     whitening: Whitening | None = None
     w_skip_DD: Tensor | None = None  # ẑ gains x W_skip, x as the encoder reads it
+    prediction: Prediction | None = None  # of a temporal SAE, in the units of s·z
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,8 +84,11 @@ def fold(stored: StoredSae, *, facts: SaeFacts, device: str | torch.device, dtyp
     if dtype not in STORAGE_DTYPES:
         supported = ", ".join(_name(each) for each in STORAGE_DTYPES)
         raise SaeError(f"an SAE cannot be kept in {_name(dtype)}; supported: {supported}")
-    tied = isinstance(stored.rule, MatchingPursuit)
-    stored = _fold_pursuit(stored, facts) if tied else stored
+    tied = False
+    if isinstance(stored.rule, MatchingPursuit):
+        stored, tied = _fold_pursuit(stored, facts), True
+    elif stored.prediction is not None:
+        stored, tied = _fold_prediction(stored, facts), stored.w_enc_CD is stored.w_dec_CD
     parts = _fold_factor(_parts(stored), stored.norm_factor)
     if stored.rescale_by_decoder_norm:
         parts = _fold_decoder_norm(parts)
@@ -95,6 +108,7 @@ def fold(stored: StoredSae, *, facts: SaeFacts, device: str | torch.device, dtyp
         input_norm=stored.input_norm,
         facts=replace(facts, dtype=_name(dtype)),
         w_skip_DD=None if stored.w_skip_DD is None else _store(stored.w_skip_DD, torch.float32, facts).to(device),
+        prediction=None if stored.prediction is None else _place_prediction(stored.prediction, device, facts),
     )
 
 
@@ -129,6 +143,38 @@ def _fold_pursuit(stored: StoredSae, facts: SaeFacts) -> StoredSae:
         w_enc_CD=stored.w_dec_CD,
         b_dec_D=stored.b_dec_D.double() / stored.norm_factor,
         rule=replace(stored.rule, residual_threshold=stored.rule.residual_threshold / stored.norm_factor),
+        norm_factor=1.0,
+    )
+
+
+def _fold_prediction(stored: StoredSae, facts: SaeFacts) -> StoredSae:
+    """A temporal SAE without its factor s, its weights tied as they were."""
+    assert stored.prediction is not None
+    if (
+        stored.rescale_by_decoder_norm
+        or stored.whitening is not None
+        or stored.b_enc_C is not None
+        or stored.w_skip_DD is not None
+        or stored.subtract_b_dec
+    ):
+        raise SaeError(
+            f"the temporal SAE {facts.source!r} comes with a decoder norm, a whitening, an encoder bias, a skip "
+            "connection or a b_dec that is subtracted twice; expected none: what it predicts is measured against its "
+            "decoder as it is"
+        )
+    factor, tied, prediction = stored.norm_factor, stored.w_enc_CD is stored.w_dec_CD, stored.prediction
+    w_dec_CD = stored.w_dec_CD.float() / factor
+    return replace(
+        stored,
+        w_enc_CD=w_dec_CD if tied else stored.w_enc_CD,
+        w_dec_CD=w_dec_CD,
+        b_dec_D=stored.b_dec_D.double() / factor,
+        prediction=replace(
+            prediction,
+            shift_D=prediction.shift_D.double() / factor,
+            scale=prediction.scale * factor * (factor if tied else 1.0),
+            eps=prediction.eps / factor,
+        ),
         norm_factor=1.0,
     )
 
@@ -200,6 +246,29 @@ def _place(rule: Rule, device: str | torch.device) -> Rule:
         scale_C=place(rule.scale_C),
         offset_C=place(rule.offset_C),
     )
+
+
+def _place_prediction(prediction: Prediction, device: str | torch.device, facts: SaeFacts) -> Prediction:
+    """Every tensor of it on the device, in float32 whatever the storage dtype of the weights is."""
+
+    def place(values: Tensor) -> Tensor:
+        return _store(values, torch.float32, facts).to(device)
+
+    layers = [
+        Attention(
+            w_query_EC=place(layer.w_query_EC),
+            b_query_E=place(layer.b_query_E),
+            w_key_EC=place(layer.w_key_EC),
+            b_key_E=place(layer.b_key_E),
+            w_value_CC=place(layer.w_value_CC),
+            b_value_C=place(layer.b_value_C),
+            w_out_CC=place(layer.w_out_CC),
+            b_out_C=place(layer.b_out_C),
+            num_heads=layer.num_heads,
+        )
+        for layer in prediction.layers
+    ]
+    return replace(prediction, layers=tuple(layers), shift_D=place(prediction.shift_D))
 
 
 def _name(dtype: torch.dtype) -> str:

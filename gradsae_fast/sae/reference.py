@@ -1,8 +1,10 @@
 """The oracle: encode and decode of a canonical SAE, dense in [N, C], in float32, differentiable.
 
-Slow and obvious on purpose; tests, benchmarks and the gate compare the sparse operators with it.
+Slow and obvious on purpose; tests, benchmarks and the gate compare the sparse operators with it. To a temporal SAE the
+N tokens are one window, from its first token on.
 
-Shapes: N tokens, D width that is read or written, C latents.
+Shapes: N tokens, D width that is read or written, C latents, E width of the keys of all heads, e and c
+those of one.
 """
 
 import torch
@@ -19,6 +21,7 @@ from gradsae_fast.sae.canonical import (
     normalise_input,
     undo_norm,
 )
+from gradsae_fast.sae.temporal import Attention, Prediction
 
 
 def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
@@ -26,6 +29,8 @@ def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
     x_ND, _ = normalise_input(sae, hidden_ND)
     if isinstance(sae.rule, MatchingPursuit):
         return _pursue(x_ND.float() - sae.b_dec_D, sae.w_dec_CD.float(), sae.rule)
+    if sae.prediction is not None:
+        x_ND = sae.prediction.scale * (x_ND.float() - sae.prediction.shift_D - _predicted(sae, sae.prediction, x_ND))
     u_NC = x_ND.float() @ sae.w_enc_CD.float().T + sae.bias_C
     match sae.rule:
         case Threshold():
@@ -39,17 +44,59 @@ def encode_dense(sae: Sae, hidden_ND: Tensor) -> Tensor:
 def decode_dense(sae: Sae, a_NC: Tensor, stats: InputStats, x_ND: Tensor | None = None) -> Tensor:
     """The reconstruction ẑ_ND, float32, from activations and what `normalise_input` returned of the same tokens.
 
-    A skip connection needs `x_ND`, the first of the two; SaeError where it is missing. Others leave it aside.
+    A skip connection or a prediction needs `x_ND`, the first of the two; SaeError where it is missing. Others leave it
+    aside.
     """
     decoded_ND = a_NC @ sae.w_dec_CD.float() + sae.b_dec_D
-    if sae.w_skip_DD is not None:
+    if sae.w_skip_DD is not None or sae.prediction is not None:
         if x_ND is None:
             raise SaeError(
-                f"the SAE {sae.facts.source!r} has a skip connection, whose share of the reconstruction comes from the "
-                "encoder's input; pass x_ND, the first value of normalise_input"
+                f"the SAE {sae.facts.source!r} has a skip connection or predicts from earlier tokens, and that share "
+                "of the reconstruction comes from the encoder's input; pass x_ND, the first value of normalise_input"
             )
-        decoded_ND = decoded_ND + x_ND.float() @ sae.w_skip_DD
+        decoded_ND = decoded_ND + beside_dense(sae, x_ND)
     return undo_norm(sae, decoded_ND, stats)
+
+
+def beside_dense(sae: Sae, x_ND: Tensor) -> Tensor:
+    """What the decoder adds beside its latents before the norm is undone, float32 [N, D]; x as the encoder reads it."""
+    if sae.w_skip_DD is not None:
+        return x_ND.float() @ sae.w_skip_DD
+    if sae.prediction is not None:
+        return _predicted(sae, sae.prediction, x_ND)
+    return torch.zeros(len(x_ND), sae.d_out, device=x_ND.device)
+
+
+def _predicted(sae: Sae, prediction: Prediction, x_ND: Tensor) -> Tensor:
+    """The sum of what the layers predict: each a share of a direction, taken off before the next one looks."""
+    centred_ND = x_ND.float() - prediction.shift_D
+    predicted_ND = torch.zeros_like(centred_ND)
+    for layer in prediction.layers:
+        left_ND = centred_ND - predicted_ND
+        expected_NC = _expected(layer, (prediction.scale * left_ND @ sae.w_enc_CD.float().T).relu())
+        direction_ND = expected_NC.relu() @ sae.w_dec_CD.float()
+        length_N = direction_ND.square().sum(1).sqrt() + prediction.eps
+        share_N = torch.einsum("nd,nd->n", direction_ND, left_ND) / length_N**2
+        predicted_ND = predicted_ND + share_N[:, None] * direction_ND
+    return predicted_ND
+
+
+def _expected(layer: Attention, code_NC: Tensor) -> Tensor:
+    """Attention of every token over a token without a code, then the codes of the tokens before it."""
+    num_tokens = len(code_NC)
+    past_NC = torch.zeros_like(code_NC)
+    past_NC[1:] = code_NC[:-1]
+    query_NE = code_NC @ layer.w_query_EC.T + layer.b_query_E
+    key_NE = past_NC @ layer.w_key_EC.T + layer.b_key_E
+    value_NC = past_NC @ layer.w_value_CC.T + layer.b_value_C
+    future_NN = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=code_NC.device).triu(1)
+    heads = []
+    for query_Ne, key_Ne, value_Nc in zip(
+        *(each.chunk(layer.num_heads, 1) for each in (query_NE, key_NE, value_NC)), strict=True
+    ):
+        score_NN = query_Ne @ key_Ne.T / query_Ne.shape[1] ** 0.5
+        heads.append(score_NN.masked_fill(future_NN, float("-inf")).softmax(1) @ value_Nc)
+    return torch.cat(heads, 1) @ layer.w_out_CC.T + layer.b_out_C
 
 
 def _threshold(u_NC: Tensor, rule: Threshold) -> Tensor:

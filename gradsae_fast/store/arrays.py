@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradsae_fast.errors import StoreError
+from gradsae_fast.stages import span
 from gradsae_fast.store.codecs import add_checksum, chunk_codec, chunk_decoder, strip_checksum
 from gradsae_fast.store.layout import Array, ArraySpec
 
@@ -25,6 +26,7 @@ _CHECKSUM_BYTES = 4
 _MISSING_CHUNK = 2**64 - 1
 
 
+@span("compress")
 def encode_array(values: Array, spec: ArraySpec, profile: str) -> dict[str, bytes]:
     """Return the objects of a one-dimensional array: its metadata, and its one shard unless it is empty.
 

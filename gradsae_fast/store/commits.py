@@ -20,6 +20,7 @@ from secrets import token_hex
 from typing import Any
 
 from gradsae_fast.errors import FormatError, StoreError
+from gradsae_fast.stages import span
 from gradsae_fast.store.codecs import checksum
 from gradsae_fast.store.durable import (
     create_exclusive,
@@ -205,6 +206,7 @@ def missing_objects(store: Path, commit: CommitRecord) -> list[tuple[str, str]]:
     return faults
 
 
+@span("write")
 def _write_objects(attempt: Path, objects: Iterable[tuple[str, bytes]]) -> tuple[ObjectRecord, ...]:
     """Write and sync all objects; return their records in order of key."""
     attempt.mkdir()
@@ -225,6 +227,7 @@ def _write_objects(attempt: Path, objects: Iterable[tuple[str, bytes]]) -> tuple
     return tuple(sorted(records, key=lambda record: record.key))
 
 
+@span("read back")
 def _read_back(attempt: Path, records: Iterable[ObjectRecord]) -> None:
     for record in records:
         if describe(record.key, (attempt / record.key).read_bytes()) != record:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, counted_tokens
+from gradsae_fast.stages import each
 from gradsae_fast.store.arrays import encode_array, encode_group
 from gradsae_fast.store.codecs import round_significand
 from gradsae_fast.store.inverted import invert
@@ -80,7 +81,7 @@ def group_objects(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the objects of placed arrays, and of each group above them where its first array comes."""
     groups: set[str] = set()
-    for path, spec, values in arrays:
+    for path, spec, values in each("index", arrays):
         for group in _parents(path):
             if group not in groups:
                 groups.add(group)

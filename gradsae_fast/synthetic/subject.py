@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gradsae_fast.config import ModelConfig, SaeConfig
 from gradsae_fast.errors import IdentityError, QueryError, SaeError, StoreError
-from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.sites import Wiring
+from gradsae_fast.model.states import hidden_states
 from gradsae_fast.records import Array, Batch, Document, TokenDocument, Window
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.score import SitedSae
@@ -62,6 +62,11 @@ def load_subject(
         raise IdentityError(f"model or SAE are not those of {store.path}; give the ones that it was made with.")
     if loaded.facts.reads is not None:
         raise SaeError(f"{loaded.facts.source!r} is a transcoder: it does not compose what it reads. Expected an SAE.")
+    if loaded.prediction is not None:
+        raise SaeError(
+            f"{loaded.facts.source!r} is a temporal SAE: it composes a token from the tokens before it too, and a made "
+            "activation has none. Expected an SAE that encodes each token by itself."
+        )
     return lm, SitedSae(wiring=Wiring.at(lm.site(place)), sae=loaded)
 
 

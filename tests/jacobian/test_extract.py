@@ -21,8 +21,8 @@ from gradsae_fast.jacobian.extract import extract_jacobian
 from gradsae_fast.jacobian.path import find_path
 from gradsae_fast.jacobian.ranking import rank_edge_tokens, rank_edges
 from gradsae_fast.jacobian.store import JacobianWriter, open_jacobian
-from gradsae_fast.model.capture import hidden_states
 from gradsae_fast.model.load import LanguageModel
+from gradsae_fast.model.states import hidden_states
 from gradsae_fast.records import Batch, TokenMask, Window
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.store.facts import read_facts

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 
-from gradsae_fast.model.capture import capture, hidden_states
+from gradsae_fast.model.capture import capture
 from gradsae_fast.model.load import LanguageModel, prepare_model
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.patching import output_hook
 from gradsae_fast.model.sites import Site, Wiring
+from gradsae_fast.model.states import hidden_states
 from gradsae_fast.records import Batch, Document, TokenDocument, Window
 
 VOCABULARY = 90

@@ -69,11 +69,24 @@ def saelens(folder: Path) -> Encode:
     if (folder / "activation_scaler.json").is_file():
         factor = json.loads((folder / "activation_scaler.json").read_text())["scaling_factor"]
         sae.fold_activation_norm_scaling_factor(factor)
+    if sae.cfg.architecture() == "temporal":
+        return temporal(sae)
     skip = getattr(sae, "W_skip", None)
 
     def encode(x_TD: Tensor) -> tuple[Tensor, Decode]:
         skipped_TD = 0.0 if skip is None else x_TD @ skip.T
         return sae.encode(x_TD), lambda a_TC: sae.decode(a_TC) + skipped_TD
+
+    return encode
+
+
+def temporal(sae: Any) -> Encode:
+    """A text is one sequence to it. Its reconstruction decodes the predicted codes too, which are constants here."""
+    importlib.import_module("sae_lens").logger.setLevel("ERROR")  # every decode warns that predicted codes are missing
+
+    def encode(x_TD: Tensor) -> tuple[Tensor, Decode]:
+        novel_1TC, predicted_1TC = sae.encode_with_predictions(x_TD[None])
+        return novel_1TC[0], lambda a_TC: sae.decode(a_TC[None] + predicted_1TC.detach())[0]
 
     return encode
 

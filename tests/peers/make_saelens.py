@@ -1,8 +1,8 @@
 """Write SAEs with SAELens, and what it computes with them: `python make_saelens.py FOLDER`.
 
 Run by an interpreter that has `sae-lens`. Every case becomes FOLDER/saelens/<case>, as the library saves it, with
-reference.safetensors beside the weights: `x` [N, D], `activations` [N, C], `reconstruction` [N, D]. Architectures that
-cannot be scored are written to FOLDER/saelens-refused/<case>.
+reference.safetensors beside the weights: `x` [N, D], `activations` [N, C], `reconstruction` [N, D]; of a temporal SAE
+also `lengths`, the tokens of each window.
 """
 
 import importlib
@@ -43,7 +43,16 @@ TRANSCODERS: dict[str, str] = {
     "transcoder-jumprelu": "JumpReLUTranscoder",
     "transcoder-jumprelu-skip": "JumpReLUSkipTranscoder",
 }
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {"temporal": ("TemporalSAE", {"n_heads": 2, "kval_topk": K})}
+TEMPORAL: dict[str, dict[str, Any]] = {
+    "temporal": {"kval_topk": K},
+    "temporal-all-positive": {},
+    "temporal-relu": {"sae_diff_type": "relu", "kval_topk": K},
+    "temporal-no-input-bias": {"kval_topk": K, "apply_b_dec_to_input": False},
+    "temporal-untied": {"kval_topk": K, "tied_weights": False},
+    "temporal-untied-no-input-bias": {"kval_topk": K, "tied_weights": False, "apply_b_dec_to_input": False},
+    "temporal-deep": {"kval_topk": K, "n_attn_layers": 3, "n_heads": 4, "bottleneck_factor": 4},
+}
+LENGTHS = (1, 70, 2, 9, 100, 74)  # windows of a temporal SAE's N tokens
 FACTOR = 0.37
 
 
@@ -65,14 +74,19 @@ def main(folder: Path) -> None:
         sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out = "blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out"
         sae.save_model(folder / "saelens" / case)
         refer(sae, folder / "saelens" / case)
-    for case, (name, options) in REFUSED.items():
-        build(name, options).save_model(folder / "saelens-refused" / case)
+    for norm in (*NORMS, "constant_scalar_rescale"):
+        for case, options in TEMPORAL.items():
+            heads = {"n_heads": 2, "bottleneck_factor": 16, "activation_normalization_factor": FACTOR}
+            sae = build("TemporalSAE", heads | options | {"normalize_activations": norm})
+            sae.save_model(folder / "saelens" / f"{case}-{norm}")
+            refer_windows(sae, folder / "saelens" / f"{case}-{norm}")
 
 
 def build(name: str, options: dict[str, Any]) -> Any:
     """An SAE of the class, all parameters random, so that no bias is zero and no decoder is an encoder's transpose.
 
-    Matching pursuit goes astray unless its rows have norms of about one.
+    Matching pursuit goes astray unless its rows have norms of about one. A temporal SAE divides its codes by
+    4 D, so that its novel latents count for nothing unless the rows of W_dec have norms of about the root of that.
     """
     library = importlib.import_module("sae_lens")
     torch.manual_seed(0)
@@ -81,6 +95,8 @@ def build(name: str, options: dict[str, Any]) -> Any:
         torch.nn.init.normal_(parameter, std=0.3)
         if "threshold" in key:
             parameter.data.abs_()
+        if name == "TemporalSAE" and key in ("W_enc", "W_dec"):
+            parameter.data *= 7
     if "MatchingPursuit" in name:
         sae.W_dec.data *= torch.linspace(0.8, 1.05, C)[:, None] / sae.W_dec.data.norm(dim=1, keepdim=True)
     if hasattr(sae, "topk_threshold"):
@@ -99,14 +115,33 @@ def scaled(target: Path) -> None:
 
 def refer(sae: Any, target: Path) -> None:
     """What the SAE computes; encode first, because decode undoes the norm that encode saw."""
-    torch.manual_seed(1)
-    x = torch.randn(N, D) * torch.logspace(-1, 1, N)[:, None] + 0.3
+    x = hidden_states()
     with torch.no_grad():
         activations = sae.encode(x)
         reconstruction = sae.decode(activations)
         if getattr(sae, "W_skip", None) is not None:
             reconstruction = reconstruction + x @ sae.W_skip.T
-    reference = {"x": x, "activations": activations, "reconstruction": reconstruction}
+    write({"x": x, "activations": activations, "reconstruction": reconstruction}, target)
+
+
+def refer_windows(sae: Any, target: Path) -> None:
+    """The same of a temporal SAE, window after window; only its forward adds what it predicts to what it decodes."""
+    x = hidden_states()
+    with torch.no_grad():
+        parts = [(sae.encode(window[None])[0], sae(window[None])[0]) for window in x.split(LENGTHS)]
+    activations, reconstruction = (torch.cat(each) for each in zip(*parts, strict=True))
+    lengths = torch.tensor(LENGTHS)
+    write({"x": x, "lengths": lengths, "activations": activations, "reconstruction": reconstruction}, target)
+
+
+def hidden_states() -> torch.Tensor:
+    """Of very different norms, off centre [N, D]."""
+    torch.manual_seed(1)
+    return torch.randn(N, D) * torch.logspace(-1, 1, N)[torch.randperm(N), None] + 0.3
+
+
+def write(reference: dict[str, torch.Tensor], target: Path) -> None:
+    """Keep a reference beside the weights."""
     save_file({key: each.contiguous() for key, each in reference.items()}, target / "reference.safetensors")
 
 

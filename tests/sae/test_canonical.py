@@ -46,11 +46,11 @@ def test_influences_of_a_token_sum_to_the_part_of_the_reconstruction_that_latent
     norm: str, write_saelens: Any, hidden_ND: Tensor
 ) -> None:
     sae = load_sae(write_saelens("jumprelu", normalize_activations=norm).folder)
-    x_ND, stats = normalise_input(sae, hidden_ND)
+    _, stats = normalise_input(sae, hidden_ND)
     a_NC = encode_dense(sae, hidden_ND)
     grad_ND = torch.randn(hidden_ND.shape, generator=torch.Generator().manual_seed(2))
     influence_N = (a_NC * (scale_gradient(sae, grad_ND, stats) @ sae.w_dec_CD.T)).sum(dim=1)
-    explained_ND = decode_dense(sae, a_NC, stats) - without_latents(sae, x_ND, stats)
+    explained_ND = decode_dense(sae, a_NC, stats) - without_latents(sae, torch.zeros_like(hidden_ND), stats)
     torch.testing.assert_close(influence_N, (grad_ND * explained_ND).sum(dim=1), rtol=1e-4, atol=1e-3)
 
 

@@ -8,6 +8,9 @@ SAELens when training ends; only checkpoints of an unfinished run still name the
 A matching pursuit SAE has W_dec alone, for both directions, and b_dec either in both or in neither: where
 `apply_b_dec_to_input` is false, SAELens leaves b_dec out of the reconstruction too.
 
+A temporal SAE has the tensors of its attention too (`saelens_temporal`). Where its weights are tied it has W_dec alone,
+and b_dec in both directions or in neither, like matching pursuit.
+
 A transcoder subtracts no b_dec, and its decoder may be of another width. Its skip connection adds z W_skipᵀ: W_skip is
 stored [written width, read width]. `hook_name` of the metadata is what it reads, `hook_name_out` what it writes.
 
@@ -29,6 +32,7 @@ from gradsae_fast.errors import SaeError
 from gradsae_fast.sae.canonical import InputNorm, Rule, Sae, SaeFacts, Threshold, TopK
 from gradsae_fast.sae.fold import StoredSae, Whitening, fold
 from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, is_transcoder, read_config
+from gradsae_fast.sae.formats.saelens_temporal import read_prediction, temporal_shapes
 from gradsae_fast.sae.formats.settings import read_json
 from gradsae_fast.sae.weights import check_keys, check_not_negative, check_tensors, digest_files, read_safetensors
 
@@ -60,17 +64,20 @@ def load(
     by_hand = "" if norm_factor is None else f"norm_factor={norm_factor!r}"
     digest = digest_files([folder / CONFIG, folder / WEIGHTS, *norm.files], extra=by_hand)
     stored = StoredSae(
-        w_enc_CD=tensors["W_dec"] if config.pursuit else tensors["W_enc"].T,
+        w_enc_CD=tensors["W_enc"].T if "W_enc" in tensors else tensors["W_dec"],
         w_dec_CD=tensors["W_dec"],
         b_enc_C=tensors.get("b_enc"),
         b_dec_D=tensors["b_dec"],
         rule=_rule(config, tensors, folder / WEIGHTS),
-        subtract_b_dec=config.apply_b_dec_to_input or config.pursuit is not None,
+        subtract_b_dec=config.temporal is None and (config.apply_b_dec_to_input or config.pursuit is not None),
         input_norm=norm.input_norm,
         rescale_by_decoder_norm=config.rescale_acts_by_decoder_norm,
         norm_factor=norm.factor,
         whitening=norm.whitening,
         w_skip_DD=tensors["W_skip"].T if "W_skip" in tensors else None,
+        prediction=None
+        if config.temporal is None
+        else read_prediction(config.temporal, tensors, subtract_b_dec=config.apply_b_dec_to_input),
     )
     return fold(stored, facts=_facts(config, source=source, digest=digest), device=device, dtype=dtype)
 
@@ -122,9 +129,13 @@ def _read_weights(path: Path, config: SaelensConfig) -> dict[str, Tensor]:
                 f"{key} in {path} is not all ones, and no release of SAELens since 6 applies it; "
                 "multiply it into the rows of W_dec and remove it"
             )
-    check_keys(tensors, KEYS[config.architecture], path=path, family=config.architecture)
-    check_tensors(tensors, _shapes(config.architecture, config.d_in, config.d_sae, config.d_out), path=path)
-    if config.pursuit and not config.apply_b_dec_to_input:
+    if config.temporal is None:
+        shapes = _shapes(config.architecture, config.d_in, config.d_sae, config.d_out)
+    else:
+        shapes = temporal_shapes(config.temporal, config.d_in, config.d_sae)
+    check_keys(tensors, shapes, path=path, family=config.architecture)
+    check_tensors(tensors, shapes, path=path)
+    if "W_enc" not in tensors and not config.apply_b_dec_to_input:
         tensors["b_dec"] = torch.zeros(config.d_out)
     return tensors
 
@@ -153,6 +164,10 @@ def _rule(config: SaelensConfig, tensors: Mapping[str, Tensor], path: Path) -> R
         case "matching_pursuit":
             assert config.pursuit is not None
             return config.pursuit
+        case "temporal":
+            assert config.temporal is not None
+            k = config.temporal.k
+            return Threshold(threshold_C=torch.zeros(config.d_sae)) if k is None else TopK(k=k)
     assert config.k is not None  # what is left are the top-k families, whose k was read
     return TopK(k=config.k, signed=config.architecture == "abstopk")
 
@@ -174,6 +189,8 @@ def _normalisation(folder: Path, config: SaelensConfig, norm_factor: float | Non
             f"norm_factor={norm_factor} would have no effect: {folder / CONFIG} says normalize_activations {name!r}; "
             "leave it out"
         )
+    if config.temporal is not None and name == "constant_scalar_rescale":
+        return _Normalisation(factor=config.temporal.factor)
     if name == "covariance_whitening":
         return _covariance_whitening(folder, config.d_in)
     return _Normalisation(input_norm=PER_TOKEN.get(name, InputNorm.NONE))

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradsae_fast.errors import SaeError
 from gradsae_fast.sae.canonical import MatchingPursuit
+from gradsae_fast.sae.formats.saelens_temporal import TEMPORAL_NORMALISATIONS, TemporalOptions, read_temporal
 from gradsae_fast.sae.formats.settings import check_k, read_json, read_optional, read_size
 
 KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight file
@@ -26,10 +27,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {  # architecture -> tensors of its weight
     "jumprelu_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
     "jumprelu_skip_transcoder": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip"),
 }
+ARCHITECTURES = (*KEYS, "temporal")  # whose tensors depend on its options (`saelens_temporal`)
 TOP_K = ("topk", "abstopk")
-REFUSED: Mapping[str, str] = {  # architectures of SAELens that the canonical SAE cannot express, and why
-    "temporal": "its latents depend on earlier tokens, through attention, and what it predicts from them is not sparse",
-}
 NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening")
 RENAMED_IN_6 = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 
@@ -46,6 +45,7 @@ class SaelensConfig:
     normalize_activations: str
     k: int | None  # of the top-k families
     pursuit: MatchingPursuit | None  # of matching_pursuit
+    temporal: TemporalOptions | None  # of temporal
     rescale_acts_by_decoder_norm: bool
     site: str | None  # that is written
     hook_name: str | None
@@ -60,7 +60,7 @@ class SaelensConfig:
 def read_config(path: Path) -> SaelensConfig:
     """The configuration at `path`. Raises SaeError on what is missing, of a wrong type, unknown or contradictory."""
     raw = _upgrade(read_json(path), path)
-    architecture = _one_of(raw, "architecture", tuple(KEYS), path)
+    architecture = _one_of(raw, "architecture", ARCHITECTURES, path)
     _check_activation(raw, path)
     d_in, d_sae = read_size(raw, "d_in", path), read_size(raw, "d_sae", path)
     metadata = raw["metadata"]
@@ -70,15 +70,17 @@ def read_config(path: Path) -> SaelensConfig:
     else:
         _check_one_site(metadata, architecture, path)
     out = "_out" if transcodes else ""
+    normalisations = TEMPORAL_NORMALISATIONS if architecture == "temporal" else NORMALISATIONS
     return SaelensConfig(
         architecture=architecture,
         d_in=d_in,
         d_out=read_size(raw, "d_out", path) if transcodes else d_in,
         d_sae=d_sae,
         apply_b_dec_to_input=read_optional(raw, "apply_b_dec_to_input", bool, path) is not False,
-        normalize_activations=_one_of(raw, "normalize_activations", NORMALISATIONS, path),
+        normalize_activations=_one_of(raw, "normalize_activations", normalisations, path),
         k=check_k(raw.get("k"), d_sae, path) if architecture in TOP_K else None,
         pursuit=_pursuit(raw, d_in, path) if architecture == "matching_pursuit" else None,
+        temporal=read_temporal(raw, d_sae, path) if architecture == "temporal" else None,
         rescale_acts_by_decoder_norm=architecture in TOP_K
         and read_optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
         site=read_optional(metadata, f"hf_hook_name{out}", str, path),
@@ -187,8 +189,6 @@ def _one_of(raw: Mapping[str, Any], key: str, supported: tuple[str, ...], path: 
     value = raw.get(key)
     if not isinstance(value, str) or value not in supported:
         hint = ""
-        if isinstance(value, str) and value in REFUSED:
-            hint = f"; {value} is not, because {REFUSED[value]}"
         if isinstance(value, str) and "batchtopk" in value:
             hint = "; a training checkpoint: SAELens' save_inference_model stores it as jumprelu, which is supported"
         raise SaeError(f"{key} in {path} is {value!r}; supported: {', '.join(supported)}{hint}")

@@ -35,7 +35,6 @@ def test_the_defaults_of_the_format_hold(tmp_path: Path) -> None:
             {"architecture": "crosscoder"},
             "'crosscoder'; supported: standard, gated, jumprelu, topk, abstopk, matching_pursuit, transcoder",
         ),
-        ({"architecture": "temporal"}, "'temporal'; supported.*because its latents depend on earlier tokens"),
         ({"architecture": "matryoshka_batchtopk"}, "save_inference_model stores it as jumprelu"),
         ({"architecture": None}, "None; supported"),
         ({"activation_fn": "tanh-relu"}, "activation 'tanh-relu'"),

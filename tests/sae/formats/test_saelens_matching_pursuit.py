@@ -82,7 +82,7 @@ def test_a_loaded_sae_computes_the_published_loop(
     decoded_ND = (code_NC @ saved.weights["W_dec"] + b_dec_D) * scale + shift
     torch.testing.assert_close(decode_dense(sae, a_NC, stats), decoded_ND, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(reconstruct(sae, code), decoded_ND, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(without_latents(sae, x_ND, stats), (b_dec_D + 0 * x_ND) * scale + shift)
+    torch.testing.assert_close(without_latents(sae, 0 * x_ND, stats), (b_dec_D + 0 * x_ND) * scale + shift)
 
 
 @pytest.mark.parametrize("stops", STOPS, ids=str)
