@@ -29,9 +29,10 @@ from gradsae_fast.model.objectives import Objective, objective_values, predicted
 from gradsae_fast.model.patching import forward_replaced
 from gradsae_fast.model.sites import Site
 from gradsae_fast.model.states import hidden_states
+from gradsae_fast.positions import position_masks
 from gradsae_fast.records import Array, Batch, TokenMask, Window
 from gradsae_fast.sae.canonical import InputStats, scale_gradient
-from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.score import SitedSae
 from gradsae_fast.sparse_code import Code, encode, reconstruct
 
 

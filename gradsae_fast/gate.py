@@ -19,10 +19,11 @@ from gradsae_fast.method import Method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.states import read_and_written
+from gradsae_fast.positions import position_masks, scored_positions
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Array, Batch, SparseScores, Window, counted_tokens
 from gradsae_fast.reference import dense_influence
-from gradsae_fast.score import SitedSae, check_widths, position_masks, score_batch, scored_positions
+from gradsae_fast.score import SitedSae, check_widths, score_batch
 from gradsae_fast.sparse_code import encode, reconstruct
 
 # Relative error (sum of differences over sum of magnitudes) that rounding alone may cause.
@@ -133,7 +134,7 @@ def _check_bos(sited: SitedSae, bos: bool) -> Check:
 
 
 def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[Batch]) -> list[Check]:
-    """FVU and L0 on plain hidden states, against what the SAE's authors published."""
+    """FVU and L0 on plain hidden states (whole windows are encoded), against what the SAE's authors published."""
     tally = Tally()
     for batch in batches:
         read_RD, written_RD = read_and_written(lm, batch, [sited.wiring])[sited.site.path]
@@ -141,10 +142,9 @@ def _check_reconstruction(lm: LanguageModel, sited: SitedSae, batches: Sequence[
         finite_R = written_RD.isfinite().all(1) & read_RD.isfinite().all(1)
         token_R = torch.from_numpy(position_masks(batch) == 0).to(lm.device)
         keep_R = token_R & finite_R & ~sited.sinks(read_RD, written_RD)
-        # Whole windows, although some tokens do not count: a temporal SAE sees the tokens before.
         code = encode(sited.sae, read_RD.where(finite_R[:, None], 0.0), batch.lengths)
-        num_active = int(code.rows.indptr.diff()[keep_R].sum())
-        tally.add(written_RD[keep_R], reconstruct(sited.sae, code)[keep_R], num_active)
+        tally.count(int(keep_R.sum()), int(code.rows.indptr.diff()[keep_R].sum()))
+        tally.compare(written_RD[keep_R], reconstruct(sited.sae, code)[keep_R])
     facts, site = sited.sae.facts, sited.site.path
     fvu_limit = 0.9 if facts.published_fvu is None else min(0.95, 1.5 * facts.published_fvu + 0.1)
     wrong_place = (

@@ -16,9 +16,10 @@ from gradsae_fast.gate import median_norms
 from gradsae_fast.method import SIGN, check_config, influence_unit, score_scale
 from gradsae_fast.model.load import LanguageModel, load_model
 from gradsae_fast.model.objectives import Objective, ObjectiveFunction
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.records import TokenDocument
-from gradsae_fast.score import BatchScores, position_masks, score_batch
+from gradsae_fast.score import BatchScores, score_batch
 
 
 def score_prompt(

@@ -1,6 +1,9 @@
 """How well an SAE stands for the site that it is at: mean L0, and the fraction of variance that it leaves unexplained.
 
-Letters: N tokens, D width of the written site.
+L0 is counted on all tokens. FVU may be measured on an even sample: a run that keeps the error term needs no decoding
+but for it.
+
+Letters: S sampled tokens, D width of the written site.
 """
 
 from dataclasses import dataclass
@@ -10,6 +13,13 @@ from torch import Tensor
 
 from gradsae_fast.records import Array
 
+SAMPLE_TOKENS = 1024  # of a batch, at least, where it has so many
+
+
+def even_sample(tokens_N: Array) -> Array:
+    """`SAMPLE_TOKENS` of the tokens or up to twice as many, at even distances; all where there are fewer."""
+    return tokens_N[:: max(1, len(tokens_N) // SAMPLE_TOKENS)]
+
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
@@ -17,17 +27,23 @@ class Tally:
 
     num_tokens: int = 0
     num_active: int = 0
+    num_sampled: int = 0
     squared_error: float = 0.0
     squared_norm: float = 0.0
     sum_D: Array | None = None
 
-    def add(self, written_ND: Tensor, reconstruction_ND: Tensor, num_active: int) -> None:
-        written_ND = written_ND.double()
-        self.num_tokens += len(written_ND)
+    def count(self, num_tokens: int, num_active: int) -> None:
+        """Add tokens and their active latents."""
+        self.num_tokens += num_tokens
         self.num_active += num_active
-        self.squared_error += (written_ND - reconstruction_ND).square().sum().item()
-        self.squared_norm += written_ND.square().sum().item()
-        sum_D = written_ND.sum(0).cpu().numpy()
+
+    def compare(self, written_SD: Tensor, reconstruction_SD: Tensor) -> None:
+        """Add sampled tokens: what is at the site, and what the SAE makes of it."""
+        written_SD = written_SD.double()
+        self.num_sampled += len(written_SD)
+        self.squared_error += (written_SD - reconstruction_SD).square().sum().item()
+        self.squared_norm += written_SD.square().sum().item()
+        sum_D = written_SD.sum(0).cpu().numpy()
         self.sum_D = sum_D if self.sum_D is None else self.sum_D + sum_D
 
     @property
@@ -38,7 +54,7 @@ class Tally:
     @property
     def fvu(self) -> float:
         """Fraction of variance unexplained by the reconstruction."""
-        if self.sum_D is None or self.num_tokens < 2:
+        if self.sum_D is None or self.num_sampled < 2:
             return float("nan")
-        variance = self.squared_norm - float(np.square(self.sum_D).sum()) / self.num_tokens
+        variance = self.squared_norm - float(np.square(self.sum_D).sum()) / self.num_sampled
         return self.squared_error / variance if variance > 0 else float("nan")

@@ -20,10 +20,11 @@ from gradsae_fast.method import Method, path_points
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.states import read_and_written
+from gradsae_fast.positions import position_masks, scored_positions
 from gradsae_fast.records import Array, Batch, TokenMask, Window, counted_tokens
 from gradsae_fast.sae.canonical import normalise_input, scale_gradient, without_latents
 from gradsae_fast.sae.reference import beside_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks, scored_positions
+from gradsae_fast.score import SitedSae
 
 
 def dense_influence(

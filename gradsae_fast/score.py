@@ -21,11 +21,13 @@ from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.sites import Site, Wiring
 from gradsae_fast.model.states import hidden_states
-from gradsae_fast.quality import Tally
-from gradsae_fast.records import Array, Batch, SparseScores, TokenMask, Window, counted_tokens
+from gradsae_fast.positions import position_masks, scored_positions
+from gradsae_fast.quality import Tally, even_sample
+from gradsae_fast.records import Array, Batch, SparseScores, TokenMask, counted_tokens
 from gradsae_fast.sae.canonical import Sae
 from gradsae_fast.sparse_code import (
     Code,
+    chosen_rows,
     difference,
     drop_rows,
     encode,
@@ -34,7 +36,7 @@ from gradsae_fast.sparse_code import (
     project_gradient,
     reconstruct,
 )
-from gradsae_fast.transfer import download
+from gradsae_fast.transfer import download, to_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,10 +145,11 @@ def begin_batch(
         path_steps=method.path_steps,
         chunk=chunk,
     )
-    arriving = {path: scorers[path].finish(found, (tallies or {}).get(path)) for path, found in captures.items()}
-    mask_R = np.bitwise_or.reduce([scorer.mask_R for scorer in scorers.values()])
     values = {path: found.values for path, found in captures.items()}
     base_values = {path: found.base_values for path, found in captures.items() if found.base_values is not None}
+    # What a site holds of the device is let go before the next one is worked on.
+    arriving = {path: scorers[path].finish(captures.pop(path), (tallies or {}).get(path)) for path in scorers}
+    mask_R = np.bitwise_or.reduce([scorer.mask_R for scorer in scorers.values()])
     return lambda: BatchScores(
         sites={path: arrive() for path, arrive in arriving.items()},
         mask_N=mask_R[scored_positions(batch)],
@@ -181,7 +184,7 @@ class _SiteScorer:
         self.patch_RD = patch_RD
         self.code: Code | None = None  # of what is read
         self.scored: Code | None = None  # what is scored: the code, or its difference from a patch's
-        self.reconstruction_RD = torch.empty(0)
+        self.reconstruction_RD: Tensor | None = None
         self.moving_RD: Tensor | None = None
 
     def splice(self, read_RD: Tensor, written_RD: Tensor, share: float) -> Tensor:
@@ -191,6 +194,9 @@ class _SiteScorer:
         """
         if self.code is None:
             self._encode(read_RD, written_RD)
+        if self.reconstruction_RD is None:
+            assert self.code is not None
+            self.reconstruction_RD = reconstruct(self.sae, self.code)
         seen_RD = torch.where(self._rows(self._spliced_R()), self.reconstruction_RD, written_RD.float())
         if share == 1.0:
             return seen_RD
@@ -203,15 +209,10 @@ class _SiteScorer:
         grads = {name: self._finite(grad_RD, f"the gradient of {name}") for name, grad_RD in found.grads.items()}
         assert self.code is not None
         assert self.scored is not None
-        counted_R = torch.from_numpy((self.mask_R == 0) & self.scored_R)
         if tally is not None:
-            num_active = int(self.code.rows.indptr.diff().cpu()[counted_R].sum())
-            kept_R = counted_R.to(found.written_RD.device)
-            # One layer of a cross-layer transcoder reconstructs nothing by itself: its FVU is not a number.
-            part = float("nan") if self.sited.wiring.is_cross_layer else 1.0
-            tally.add(found.written_RD[kept_R], part * self.reconstruction_RD[kept_R], num_active)
+            self._measure(self.code, found.written_RD, tally)
         clean_R = (self.mask_R & TokenMask.NONFINITE) == 0
-        code = drop_rows(self.scored, torch.from_numpy(clean_R & self.scored_R))
+        code = drop_rows(self.scored, clean_R & self.scored_R)
         projections = {name: project_gradient(self.sae, code, grad_RD) for name, grad_RD in grads.items()}
         rows, scored_R, num_latents = code.rows, self.scored_R, self.sae.num_latents
         arrive = download({"indptr": rows.indptr, "indices": rows.indices, "activation": rows.values})
@@ -229,8 +230,18 @@ class _SiteScorer:
 
         return scores
 
+    def _measure(self, code: Code, written_RD: Tensor, tally: Tally) -> None:
+        """Add the tokens that count to the tally."""
+        counted = np.flatnonzero((self.mask_R == 0) & self.scored_R)
+        active_R = np.diff(code.rows.indptr.cpu().numpy())
+        tally.count(len(counted), int(active_R[counted].sum()))
+        # One layer of a cross-layer transcoder reconstructs nothing by itself: it has no FVU.
+        if not self.sited.wiring.is_cross_layer:
+            sample_S = to_device(even_sample(counted), written_RD.device)
+            tally.compare(written_RD[sample_S], reconstruct(self.sae, chosen_rows(code, sample_S)))
+
     def _encode(self, read_RD: Tensor, written_RD: Tensor) -> None:
-        """Encode and decode once; marks sinks and positions that are not finite."""
+        """Encode once; marks sinks and positions that are not finite."""
         check_widths(self.sited, read_RD, written_RD)
         read_RD = self._finite(read_RD, "the hidden state")
         if self.sited.wiring.is_transcoder:
@@ -241,7 +252,6 @@ class _SiteScorer:
             sink_R |= self.sited.read_sinks(self.patch_RD)
         self.mask_R |= np.where(sink_R.cpu().numpy(), np.uint8(TokenMask.NORM), np.uint8(0))
         self.code = encode(self.sae, read_RD, self.batch.lengths)
-        self.reconstruction_RD = reconstruct(self.sae, self.code)
         self.scored = self.code
         if self.patch_RD is not None:
             self.scored = difference(self.sae, self.code, encode(self.sae, self.patch_RD, self.batch.lengths))
@@ -266,7 +276,7 @@ class _SiteScorer:
 
     def _rows(self, chosen_R: Array) -> Tensor:
         """A choice of positions, as a column beside the hidden states [R, 1]."""
-        return torch.from_numpy(chosen_R).to(self.reconstruction_RD.device)[:, None]
+        return torch.from_numpy(chosen_R).to(self.sae.w_dec_CD.device)[:, None]
 
     def _finite(self, rows_RD: Tensor, what: str) -> Tensor:
         """`rows_RD` with rows that are not finite set to zero and marked; raises where the policy says so."""
@@ -290,24 +300,3 @@ class _SiteScorer:
                 )
             row -= len(window.token_ids)
         raise AssertionError("row beyond the batch")
-
-
-def position_masks(batch: Batch) -> Array:
-    """TokenMask bits of every real position that follow from the tokens alone, uint8 [R]."""
-    return np.concatenate([_window_mask(window) for window in batch.windows])
-
-
-def scored_positions(batch: Batch) -> Array:
-    """Which real positions are scored in this batch (the others are context), bool [R]."""
-    return np.concatenate([np.arange(len(window.token_ids)) >= window.num_context for window in batch.windows])
-
-
-def _window_mask(window: Window) -> Array:
-    document = window.document
-    repeated_bos = document.num_bos if window.num_context else 0
-    in_document = np.arange(repeated_bos, len(window.token_ids)) - window.num_context + window.first_position
-    special = np.concatenate([np.ones(repeated_bos, bool), document.special[in_document]])
-    mask = np.where(special, np.uint8(TokenMask.SPECIAL), np.uint8(0))
-    if document.num_bos == 0:
-        mask[0] |= TokenMask.FIRST
-    return mask

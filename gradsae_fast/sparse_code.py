@@ -27,6 +27,7 @@ from gradsae_fast.sae.canonical import (
 )
 from gradsae_fast.sae.temporal import predict
 from gradsae_fast.stages import span
+from gradsae_fast.transfer import to_device
 from gradsae_kernels import (
     BackendUnavailable,
     ContractError,
@@ -158,10 +159,26 @@ def _entries(sae: Sae, code: Code) -> tuple[Tensor, Tensor]:
     return token_Z * sae.num_latents + rows.indices, rows.values.float()
 
 
-def drop_rows(code: Code, keep_R: Tensor) -> Code:
+def chosen_rows(code: Code, rows_S: Tensor) -> Code:
+    """The code of some rows alone, int64 [S], in the order given."""
+    counts_S = code.rows.indptr.diff()[rows_S]
+    indptr = torch.cat([counts_S.new_zeros(1), counts_S.cumsum(0)])
+    shift_Z = (code.rows.indptr[rows_S] - indptr[:-1]).repeat_interleave(counts_S)
+    source_Z = shift_Z + torch.arange(len(shift_Z), device=shift_Z.device)
+    rows = SparseRows(indptr=indptr, indices=code.rows.indices[source_Z], values=code.rows.values[source_Z])
+    scale_N, shift_N, beside_ND = code.stats.scale_N, code.stats.shift_N, code.beside_ND
+    stats = InputStats(
+        scale_N=None if scale_N is None else scale_N[rows_S], shift_N=None if shift_N is None else shift_N[rows_S]
+    )
+    return Code(rows=rows, stats=stats, beside_ND=None if beside_ND is None else beside_ND[rows_S])
+
+
+def drop_rows(code: Code, kept_R: Array) -> Code:
     """Empty the rows that are not kept; the number of rows stays, so that gradients still line up."""
+    if kept_R.all():
+        return code
     counts_R = code.rows.indptr.diff()
-    keep_R = keep_R.to(counts_R.device)
+    keep_R = to_device(kept_R, counts_R.device)
     kept_Z = keep_R.repeat_interleave(counts_R)
     indptr = torch.zeros_like(code.rows.indptr)
     indptr[1:] = torch.where(keep_R, counts_R, 0).cumsum(0)

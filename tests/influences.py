@@ -7,9 +7,10 @@ import numpy as np
 
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
+from gradsae_fast.positions import scored_positions
 from gradsae_fast.records import Array, Batch, SparseScores
 from gradsae_fast.reference import dense_influence
-from gradsae_fast.score import SitedSae, scored_positions
+from gradsae_fast.score import SitedSae
 
 MakeBatch = Callable[..., Batch]
 TEXTS = [

@@ -22,12 +22,13 @@ from gradsae_fast.method import Method, resolve_method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.patching import output_hook, submodule_replaced
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.records import Batch
 from gradsae_fast.reference import objective_value
 from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks, score_batch
+from gradsae_fast.score import SitedSae, score_batch
 
 NEXT_TOKEN = Objective(name="next-token")
 TEXTS = [

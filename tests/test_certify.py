@@ -27,12 +27,13 @@ from gradsae_fast.errors import ConfigError, IdentityError, ScoreError, StoreErr
 from gradsae_fast.exact import dense_latents
 from gradsae_fast.extract import extract
 from gradsae_fast.model.patching import output_hook
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.records import Batch, Window
 from gradsae_fast.reference import objective_value
 from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.score import SitedSae
 from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.store.certificate import Certificate, read_certificate, write_certificate
 from gradsae_fast.store.facts import facts_path

@@ -20,7 +20,7 @@ from gradsae_fast.records import Batch, TokenMask
 from gradsae_fast.reference import objective_value
 from gradsae_fast.sae.canonical import without_latents
 from gradsae_fast.score import SitedSae, score_batch
-from gradsae_fast.sparse_code import encode, project_gradient, reconstruct
+from gradsae_fast.sparse_code import chosen_rows, encode, project_gradient, reconstruct
 from tests.influences import TEXTS, MakeBatch, dense, oracle
 
 NEXT_TOKEN = Objective(name="next-token")
@@ -467,3 +467,16 @@ def test_the_top_token_is_one_token_even_where_two_are_tied(
         np.testing.assert_allclose(found_NC, alone_NC, rtol=2e-3, atol=1e-6)
     finally:
         head.data.copy_(kept_VD)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("jumprelu", {}), ("topk", {"normalize_activations": "layer_norm"})]
+)
+def test_the_code_of_chosen_rows_decodes_to_those_rows(
+    architecture: str, options: dict[str, Any], tiny_lm: LanguageModel, write_sae: Any
+) -> None:
+    sae = sited(tiny_lm, write_sae(architecture, **options)).sae
+    code = encode(sae, 3 * torch.randn(20, sae.d_in))
+    rows_S = torch.tensor([3, 4, 17, 0])
+    torch.testing.assert_close(reconstruct(sae, chosen_rows(code, rows_S)), reconstruct(sae, code)[rows_S])
+    assert len(reconstruct(sae, chosen_rows(code, rows_S[:0]))) == 0

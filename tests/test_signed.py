@@ -20,13 +20,13 @@ from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
 from gradsae_fast.extract import extract
 from gradsae_fast.model.patching import output_hook
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.records import Array, Batch, Window
 from gradsae_fast.reference import dense_influence, objective_value
 from gradsae_fast.sae.canonical import Sae, Threshold, normalise_input
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import position_masks
 from gradsae_fast.store import ScoreStore
 
 Configure = Callable[..., ExtractConfig]

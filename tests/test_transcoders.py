@@ -16,10 +16,11 @@ from gradsae_fast.method import Method, resolve_method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
 from gradsae_fast.model.sites import Wiring
+from gradsae_fast.positions import scored_positions
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import TokenMask
 from gradsae_fast.sae.canonical import InputNorm, Sae, SaeFacts, Threshold, TopK
-from gradsae_fast.score import SitedSae, score_batch, scored_positions
+from gradsae_fast.score import SitedSae, score_batch
 from tests.conftest import WIDTH
 from tests.influences import TEXTS, MakeBatch, dense, oracle
 

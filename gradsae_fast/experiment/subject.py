@@ -17,9 +17,10 @@ from gradsae_fast.experiment.selection import PAPER_SIZES, SetSize
 from gradsae_fast.gate import median_norms
 from gradsae_fast.method import ANSWER_OBJECTIVES, Method, resolve_method
 from gradsae_fast.model.load import LanguageModel, load_model
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.records import Array, Batch, Document, TokenDocument, Window
-from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.score import SitedSae
 
 Ranking = Literal["influence", "activation"]
 RANKINGS: tuple[Ranking, ...] = ("activation", "influence")

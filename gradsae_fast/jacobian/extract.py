@@ -26,9 +26,10 @@ from gradsae_fast.jacobian.fit import check_fit
 from gradsae_fast.jacobian.path import find_path, nothing_above
 from gradsae_fast.jacobian.store import JacobianRun, JacobianWriter, open_writer
 from gradsae_fast.model.states import hidden_states, real_rows
+from gradsae_fast.positions import position_masks, scored_positions
 from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.records import Array, Batch, SparseScores, TokenDocument, TokenMask, Window, empty_scores
-from gradsae_fast.score import BatchScores, position_masks, scored_positions
+from gradsae_fast.score import BatchScores
 from gradsae_fast.sparse_code import Code
 from gradsae_fast.store.facts import read_facts, write_facts
 

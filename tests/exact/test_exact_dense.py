@@ -23,13 +23,14 @@ from gradsae_fast.errors import BusyError, ConfigError, QueryError, ScoreError, 
 from gradsae_fast.exact import dense_latents, exact_dense
 from gradsae_fast.extract import extract
 from gradsae_fast.model.patching import output_hook
+from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.ranking import query_of
 from gradsae_fast.records import Batch, Window
 from gradsae_fast.reference import objective_value
 from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.reference import decode_dense, encode_dense
-from gradsae_fast.score import SitedSae, position_masks
+from gradsae_fast.score import SitedSae
 from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store import exact as sidecars
