@@ -11,6 +11,7 @@ clock of the device, and appear as the thread `device`. One recording at a time 
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 T = TypeVar("T")
+
+_POOL_NUMBER = re.compile(r"_\d+$")  # of a thread in its pool: their seconds are summed
 
 _END = object()
 MAX_TRACED = 200_000  # spans that a trace keeps; the breakdown counts all
@@ -176,8 +179,9 @@ class Recording:
         return stack
 
     def _add(self, name: str, thread: str, began: float, ended: float, own: float) -> None:
-        seconds, calls = self._totals.get((name, thread), (0.0, 0))
-        self._totals[name, thread] = (seconds + own, calls + 1)
+        kind = _POOL_NUMBER.sub("", thread)
+        seconds, calls = self._totals.get((name, kind), (0.0, 0))
+        self._totals[name, kind] = (seconds + own, calls + 1)
         self._num_spans += 1
         if len(self._traced) < MAX_TRACED:
             self._traced.append((name, thread, began - self._began, ended - self._began))
@@ -200,7 +204,7 @@ class Recording:
 
 def _thread_name() -> str:
     current = threading.current_thread()
-    return "main" if current is threading.main_thread() else current.name.removesuffix("_0")
+    return "main" if current is threading.main_thread() else current.name
 
 
 _active: Recording | None = None
