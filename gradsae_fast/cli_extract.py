@@ -60,7 +60,7 @@ def extract(
         float | None, typer.Option(help="Ablate exactly what fires on more than this share of tokens, like 0.2.")
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Say where the time goes, and write a trace beside the store.")
+        bool, typer.Option("--profile", help="Say where the time of scoring and storing goes, and write a trace.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run although the gate fails; recorded.")] = False,
@@ -102,7 +102,7 @@ def extract(
             "tokens_per_batch": tokens_per_batch,
             "threads": threads,
             "force": force or None,
-            "profile": profile or None,
+            "trace": profile or None,
             "exact_dense": exact_dense,
         },
     }

@@ -31,7 +31,8 @@ class ModelConfig:
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on CPU, bfloat16 on a GPU
     device: str = "auto"  # auto: cuda where there is one, else cpu
-    attention: str = "auto"  # how transformers computes it (eager, sdpa, flex_attention, ...); auto: its own choice
+    attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = "auto"
+    # how transformers computes attention; auto: as it chooses for the architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ class RunConfig:
     head_chunk_tokens: int = 512  # rows for which logits exist at one time
     threads: int | None = None
     force: bool = False  # go on although the gate failed; recorded
-    profile: bool = False  # measure where the time goes, and write a trace beside the store
+    trace: bool = False  # measure where the time of scoring and storing goes, and write a trace beside the store
     exact_dense: float | None = None  # ablate latents exactly that fire on more than this share of the corpus's tokens
 
 

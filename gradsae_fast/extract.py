@@ -27,12 +27,13 @@ from gradsae_fast.records import Batch
 from gradsae_fast.stages import Recording, each, record, span
 from gradsae_fast.store import ScoreWriter
 from gradsae_fast.store.dictionary import dictionary_record
+from gradsae_fast.store.durable import storage_errors
 from gradsae_fast.store.facts import read_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is; sent after every batch."""
+    """Where a run is; sent after every batch, and at the end."""
 
     num_tokens: int  # scored so far, earlier runs of the same store included
     total_tokens: int
@@ -78,7 +79,8 @@ def extract(
     """Score every token of the corpus once and keep the scores in a store.
 
     `objectives` are functions of your own, by the names that `config.score.objectives` uses for them. `documents` (str,
-    mappings or Documents) are scored in place of the corpus that `config` names. `on_message` gets the decisions that
+    mappings or Documents) are scored in place of the corpus that `config` names; they are iterated twice if they can
+    be, the second time on another thread. `on_message` gets the decisions that
     were taken, as sentences. Raises the errors of `gradsae_fast.errors`; what was committed before stays valid.
     """
     tell = on_message or (lambda _: None)
@@ -91,7 +93,7 @@ def extract(
         _write_once(prepared, writer, passed, tell)
         prepared = with_sink_limits(prepared, passed["median_norms"])
         run = _Run(prepared, writer, on_progress or (lambda _: None))
-        report = run.carry_out_recorded() if config.run.profile else run.carry_out()
+        report = run.carry_out_recorded() if config.run.trace else run.carry_out()
     if config.run.exact_dense is None:
         return report
     return replace(report, exact=exact_dense(prepared, share=config.run.exact_dense, tell=tell))
@@ -104,6 +106,7 @@ class _Run:
         self.prepared = prepared
         self.writer = writer
         self.on_progress = on_progress
+        self.storing = Behind(self.write, thread="store")
         self.skipped = frozenset(writer.committed)
         segments = prepared.plan.segments
         self.tokens_before = sum(segment.num_tokens for segment in segments if segment.index in self.skipped)
@@ -114,11 +117,15 @@ class _Run:
         self.started = time.perf_counter()
 
     def carry_out_recorded(self) -> ExtractReport:
-        """`carry_out`, with its stages measured and a trace of them beside the store."""
+        """`carry_out`, with its stages measured and a trace of them beside the store; nothing scored leaves none."""
+        store = Path(self.prepared.config.store.path).resolve()
+        trace = store.with_name(f"{store.name}.trace.json")
         with record(clock_of(self.prepared.lm.device)) as recording:
             report = self.carry_out()
-        trace = report.store.with_name(f"{report.store.name}.trace.json")
-        recording.write_trace(trace)
+        if not report.num_segments:
+            return report
+        with storage_errors(trace):
+            recording.write_trace(trace)
         return replace(report, profile=recording, trace=trace)
 
     def carry_out(self) -> ExtractReport:
@@ -127,7 +134,7 @@ class _Run:
             "tokenise",
             read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, self.skipped),
         )
-        with Behind(self.write, thread="store") as self.storing:
+        with self.storing:
             for segment, documents in each("wait for tokens", ahead(tokenised, thread="tokens")):
                 scored = prepared.begin_segment(segment.index, documents, tallies=self.tallies, on_batch=self.count)
                 with span("wait for store"):

@@ -63,3 +63,5 @@ class Behind(Generic[T]):
         self._pool.shutdown(wait=True)
         if error is None:
             self.finish()
+        elif self._in_work is not None and (other := self._in_work.exception()) is not None:
+            error.add_note(f"besides, what was worked on meanwhile failed: {other}")

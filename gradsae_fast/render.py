@@ -17,6 +17,7 @@ from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.ranking import query_of, write_table
 from gradsae_fast.ranking.export import FORMATS
 from gradsae_fast.ranking.question import one_of
+from gradsae_fast.stages import MAIN
 from gradsae_fast.store import Fault, ScoreStore
 from gradsae_fast.store.certificate import read_certificate
 from gradsae_fast.store.layout import component
@@ -77,6 +78,8 @@ def show_profile(profile: "Recording") -> None:
     for stage in profile.breakdown():
         share = stage.seconds / profile.seconds
         print(f"{stage.name:<16} {stage.thread:<8} {stage.seconds:>9.2f} {share:>10.1%} {stage.calls:>8}")
+    rest = profile.seconds - sum(stage.seconds for stage in profile.breakdown() if stage.thread == MAIN)
+    print(f"{'(other)':<16} {MAIN:<8} {rest:>9.2f} {rest / profile.seconds:>10.1%}")
 
 
 def show_estimate(estimate: "Estimate") -> None:
@@ -268,6 +271,7 @@ def _duration(seconds: float) -> str:
 
 
 def human_bytes(count: float) -> str:
+    """A number of bytes for people, like 5 kB or 4.57 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -36,6 +36,7 @@ from gradsae_fast.sparse_code import (
     project_gradient,
     reconstruct,
 )
+from gradsae_fast.stages import span
 from gradsae_fast.transfer import download, to_device
 
 
@@ -230,6 +231,7 @@ class _SiteScorer:
 
         return scores
 
+    @span("measure")
     def _measure(self, code: Code, written_RD: Tensor, tally: Tally) -> None:
         """Add the tokens that count to the tally."""
         counted = np.flatnonzero((self.mask_R == 0) & self.scored_R)

@@ -26,6 +26,7 @@ _POOL_NUMBER = re.compile(r"_\d+$")  # of a thread in its pool: their seconds ar
 
 _END = object()
 MAX_TRACED = 200_000  # spans that a trace keeps; the breakdown counts all
+MAIN = "main"  # the thread that records
 DEVICE = "device"
 _UNRESOLVED = 1024  # outermost spans whose device times are asked for together
 
@@ -36,8 +37,11 @@ class DeviceClock(Protocol):
     def mark(self) -> Any:
         """A mark behind all work that was launched so far."""
 
+    def seconds(self, first: Any, last: Any) -> float:
+        """Between two marks; waits until the device has reached the last one."""
+
     def moment(self, mark: Any) -> float:
-        """When the device reached a mark, in seconds; waits until it has."""
+        """From zero to a mark, in seconds; it may be less exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ def record(clock: DeviceClock | None = None) -> Iterator["Recording"]:
         yield recording
     finally:
         _active = None
-        recording.stop()
+    recording.stop()
 
 
 class Recording:
@@ -132,7 +136,7 @@ class Recording:
         if stack:
             stack[-1].inner += seconds
         with self._lock:
-            self._add(closed.name, _thread_name(), closed.began, closed.ended, seconds - closed.inner)
+            self._add(closed.name, self._thread(), closed.began, closed.ended, seconds - closed.inner)
         if closed.marks and self._clock is not None:
             closed.marks += (self._clock.mark(),)
             (stack[-1].children if stack else self._unresolved).append(closed)
@@ -151,7 +155,7 @@ class Recording:
             Stage(name=name, thread=thread, seconds=seconds, calls=calls)
             for (name, thread), (seconds, calls) in self._totals.items()
         ]
-        return sorted(stages, key=lambda stage: (stage.thread != "main", order[stage.thread], -stage.seconds))
+        return sorted(stages, key=lambda stage: (stage.thread != MAIN, order[stage.thread], -stage.seconds))
 
     def write_trace(self, path: Path) -> None:
         """Write the spans as a Chrome trace, which chrome://tracing, Perfetto and speedscope open.
@@ -171,6 +175,9 @@ class Recording:
         ]
         kept = {"spans": self._num_spans, "spans_in_this_trace": len(self._traced)}
         path.write_text(json.dumps({"traceEvents": names + spans, "otherData": kept}), encoding="utf-8")
+
+    def _thread(self) -> str:
+        return MAIN if threading.get_ident() == self._owner else threading.current_thread().name
 
     def _stack(self) -> list[_Span]:
         if not hasattr(self._open, "stack"):
@@ -195,16 +202,12 @@ class Recording:
 
     def _add_device(self, clock: DeviceClock, ended: _Span) -> float:
         """Count a span on the device, and those inside it; its seconds, theirs included."""
-        began_at, ended_at = (self._began + clock.moment(mark) for mark in ended.marks)
+        seconds = clock.seconds(*ended.marks)
+        began_at = self._began + clock.moment(ended.marks[0])
         inner = sum(self._add_device(clock, child) for child in ended.children)
         with self._lock:
-            self._add(ended.name, DEVICE, began_at, ended_at, ended_at - began_at - inner)
-        return ended_at - began_at
-
-
-def _thread_name() -> str:
-    current = threading.current_thread()
-    return "main" if current is threading.main_thread() else current.name
+            self._add(ended.name, DEVICE, began_at, began_at + seconds, seconds - inner)
+        return seconds
 
 
 _active: Recording | None = None

@@ -20,18 +20,19 @@ def to_device(array: Array, device: torch.device | str) -> Tensor:
 
 
 def download(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Array]]:
-    """Begin to copy tensors to the host; calling the result waits for them and gives them as arrays.
+    """Begin to copy tensors of one device to the host; calling the result waits for them and gives them as arrays.
 
     The arrays are the caller's own: a call returns the pinned memory, of which there is little.
     """
-    if not any(tensor.is_cuda for tensor in tensors.values()):
+    device = next(iter(tensors.values())).device
+    if device.type != "cuda":
         return lambda: {name: tensor.numpy() for name, tensor in tensors.items()}
     pinned = {
         name: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
         for name, tensor in tensors.items()
     }
-    copied = torch.cuda.Event()
-    copied.record()
+    copied = torch.cuda.Event(blocking=True)
+    copied.record(torch.cuda.current_stream(device))
 
     def arrive() -> dict[str, Array]:
         copied.synchronize()

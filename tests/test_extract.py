@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gradsae_fast import open_scores, rank_latents, repair, verify
+from gradsae_fast.assemble import SegmentBuilder
 from gradsae_fast.certify import certify
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.corpus.segments import read_segments
@@ -23,6 +24,7 @@ from gradsae_fast.prepare import prepare, with_sink_limits
 from gradsae_fast.probe import measure_medians
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.sae.formats import saelens
+from gradsae_fast.score import score_batch
 from gradsae_fast.store import ScoreWriter
 from gradsae_fast.store.commits import CommitRecord
 
@@ -93,17 +95,39 @@ def test_work_side_by_side_gives_the_bytes_of_work_in_turns(configure: Configure
     )
     with writer:
         for segment, documents in read_segments(prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules):
-            writer.write(prepared.score_segment(segment.index, documents))
+            builder = SegmentBuilder(
+                segment.index,
+                documents,
+                num_latents={one.site.path: one.sae.num_latents for one in prepared.sited},
+                method=prepared.method,
+                quarantine=False,
+            )
+            windows = [window for slot, document in enumerate(documents) for window in prepared.cut(document, slot)]
+            for batch in prepared.batches(windows):
+                builder.add(
+                    batch, score_batch(prepared.lm, prepared.sited, prepared.method, prepared.objectives, batch)
+                )
+            writer.write(builder.finish())
     ours, theirs = open_scores(side_by_side.store.path), open_scores(in_turns.store.path)
     assert [segment.digest for segment in ours.segments] == [segment.digest for segment in theirs.segments]
     assert len(ours.segments) > 3
 
 
 def test_a_profiled_run_says_where_its_time_went(configure: Configure) -> None:
-    report = extract(configure(run={"profile": True}))
+    report = extract(configure(run={"trace": True}))
     assert report.profile is not None
     stages = {(stage.name, stage.thread) for stage in report.profile.breakdown()}
-    on_main = {"forward", "head", "backward", "encode", "decode", "project", "wait for tokens", "wait for store"}
+    on_main = {
+        "forward",
+        "head",
+        "backward",
+        "encode",
+        "decode",
+        "project",
+        "measure",
+        "wait for tokens",
+        "wait for store",
+    }
     assert {name for name, thread in stages if thread == "main"} == on_main
     assert ("tokenise", "tokens") in stages
     assert {"assemble", "store", "write", "wait for compress"} <= {name for name, thread in stages if thread == "store"}
@@ -120,7 +144,7 @@ def test_the_store_does_not_hold_up_the_model(configure: Configure, monkeypatch:
         return write(writer, segment)
 
     monkeypatch.setattr(ScoreWriter, "write", slow_write)
-    report = extract(configure(run={"profile": True}))
+    report = extract(configure(run={"trace": True}))
     assert report.trace is not None
     events = json.loads(report.trace.read_text())["traceEvents"]
     spans = {

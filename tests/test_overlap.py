@@ -120,12 +120,17 @@ def test_a_caller_that_fails_waits_for_the_item_in_work() -> None:
     def work(item: int) -> None:
         time.sleep(0.05)
         done.append(item)
+        if item == 1:
+            raise OSError("disk full")
 
-    def interrupted() -> None:
+    def interrupted(item: int) -> None:
         with Behind(work, thread="store") as behind:
-            behind.hand_over(0)
+            behind.hand_over(item)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert done == [0]
+        interrupted(0)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        interrupted(1)
+    assert done == [0, 1]
+    assert stopped.value.__notes__ == ["besides, what was worked on meanwhile failed: disk full"]

@@ -24,6 +24,9 @@ class Clock:
     def mark(self) -> float:
         return self.device
 
+    def seconds(self, first: float, last: float) -> float:
+        return last - first
+
     def moment(self, mark: float) -> float:
         return mark
 
@@ -118,6 +121,34 @@ def test_a_device_is_measured_by_its_own_clock(clock: Clock) -> None:
             clock.device += 2
     on_device = [stage for stage in recording.breakdown() if stage.thread == "device"]
     assert [(stage.name, stage.seconds) for stage in on_device] == [("forward", 7), ("encode", 2)]
+
+
+def test_the_thread_that_records_is_the_main_one(clock: Clock) -> None:
+    found: list[Stage] = []
+
+    def work() -> None:
+        with record() as recording, span("forward"):
+            clock.now += 1
+        found.extend(recording.breakdown())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [Stage(name="forward", thread="main", seconds=1, calls=1)]
+
+
+def test_an_error_of_the_block_is_not_hidden_by_a_broken_device(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_first: float, _last: float) -> float:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(clock, "seconds", broken)
+
+    def fail() -> None:
+        with record(clock), span("forward"):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
 
 
 def test_two_recordings_at_a_time_are_refused() -> None:

@@ -50,7 +50,7 @@ def batch_windows(
     """Batches of similar length: rows x longest row <= `tokens_per_batch`; a longer window is a batch of its own.
 
     Windows are sorted by length, longest first, equal lengths in the order given: the same windows always give the
-    same batches, and the first batches need the most memory. `batch_cost` is what a batch costs besides its tokens,
+    same batches, and none is larger than the budget. `batch_cost` is what a batch costs besides its tokens,
     padding included, in tokens: the batches are those of the least cost. None: as few batches as there can be.
     """
     if tokens_per_batch < 1:

@@ -18,6 +18,7 @@ from gradsae_fast.model.sites import Site, find_layers, resolve_site
 
 # What transformers raises for folders that are missing, truncated, contradictory or of another kind.
 _LOADING_ERRORS = (
+    ImportError,
     OSError,
     ValueError,
     KeyError,
@@ -88,8 +89,9 @@ def load_model(config: ModelConfig) -> LanguageModel:
             config.path, revision=config.revision, dtype=dtype, output_loading_info=True, **attention
         )
     except _LOADING_ERRORS as error:
+        chosen = f" with attention {config.attention!r}" if attention else ""
         raise ModelError(
-            f"cannot load a causal language model from {config.path!r}: {_first_line(error)} "
+            f"cannot load a causal language model from {config.path!r}{chosen}: {_first_line(error)} "
             "Expected a transformers folder (config.json, model.safetensors, tokenizer.json) or a reachable hub id."
         ) from error
     model, info = loaded

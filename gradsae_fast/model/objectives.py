@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gradsae_fast.errors import ConfigError
 from gradsae_fast.method import ANSWER_OBJECTIVES
@@ -63,6 +64,7 @@ class _LogProb(torch.autograd.Function):
         return log_prob_RV.gather(1, target_R1)[:, 0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_R: Tensor) -> tuple[Tensor, None]:
         log_prob_RV, target_R1 = ctx.saved_tensors
         grad_RV = log_prob_RV.exp_().neg_()

@@ -1,5 +1,6 @@
 """The writing end of a store: create or resume it, write each segment once, crash at will."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ class ScoreWriter:
 
     def __init__(self, path: Path, lock: WriterLock, record: RunRecord, commits: dict[int, CommitRecord]) -> None:
         self.path = path
+        self._writing = threading.Lock()
         self._lock = lock
         self._record = record
         self._commits = commits
@@ -100,6 +102,10 @@ class ScoreWriter:
         Raises:
             StoreError: a segment that is written already, outside the plan, or inconsistent; a full or broken disk.
         """
+        with self._writing:
+            return self._write(segment)
+
+    def _write(self, segment: SegmentScores) -> CommitRecord:
         index = segment.index
         if not 0 <= index < self._record.num_segments:
             raise StoreError(f"segment {index} is outside the plan of {self._record.num_segments} segments")
@@ -143,8 +149,12 @@ class ScoreWriter:
             publish_dictionary(self.path, tokens, decoder_norms, self._record.encoding.profile)
 
     def close(self) -> None:
-        """Let another writer in. Committed segments are durable with or without this call."""
-        self._lock.release()
+        """Let another writer in, once the segment that a thread may be writing is committed.
+
+        Committed segments are durable with or without this call.
+        """
+        with self._writing:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

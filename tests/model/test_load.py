@@ -87,3 +87,16 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> Non
 def test_a_revision_of_a_folder_has_no_effect_and_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="revision 'main' has no effect"):
         load_model(ModelConfig(path=str(folder), revision="main"))
+
+
+def test_attention_is_computed_as_it_is_asked_for(folder: Path) -> None:
+    found = {
+        name: load_model(ModelConfig(path=str(folder), attention=name)).model.config._attn_implementation
+        for name in ("auto", "eager", "sdpa")
+    }
+    assert found == {"auto": "sdpa", "eager": "eager", "sdpa": "sdpa"}
+
+
+def test_attention_that_is_not_installed_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(ModelError, match="with attention 'flash_attention_2'"):
+        load_model(ModelConfig(path=str(folder), attention="flash_attention_2"))

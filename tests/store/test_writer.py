@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from gradsae_fast.errors import BusyError, IdentityError, StoreError
-from gradsae_fast.store import ScoreWriter, open_scores, repair, verify
+from gradsae_fast.store import ScoreWriter, commits, open_scores, repair, verify
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 OpenWriter = Callable[..., ScoreWriter]
@@ -271,6 +272,35 @@ def test_an_interrupt_leaves_a_valid_store_with_or_without_the_segment(
             monkeypatch.undo()
         assert verify(writer.path) == []
         assert len(open_scores(writer.path).segments) == index
+
+
+def test_closing_waits_for_the_thread_that_writes(open_writer: OpenWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise another run would clear what the thread is about to commit."""
+    begun, go_on = threading.Event(), threading.Event()
+    read_back = commits._read_back
+
+    def slow_read_back(*args: Any) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        read_back(*args)
+
+    monkeypatch.setattr(commits, "_read_back", slow_read_back)
+    writer = open_writer()
+    writing = threading.Thread(target=writer.write, args=(make_segment(0),))
+    closing = threading.Thread(target=writer.close)
+    writing.start()
+    assert begun.wait(10)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    with pytest.raises(BusyError):
+        open_writer()
+    go_on.set()
+    for thread in (writing, closing):
+        thread.join()
+    monkeypatch.setattr(commits, "_read_back", read_back)
+    with open_writer() as resumed:
+        assert resumed.committed == {0}
 
 
 def test_a_segment_that_another_machine_committed_meanwhile_is_taken_if_equal(open_writer: OpenWriter) -> None:
