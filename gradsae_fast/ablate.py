@@ -31,9 +31,9 @@ from gradsae_fast.model.sites import Site
 from gradsae_fast.model.states import hidden_states
 from gradsae_fast.positions import position_masks
 from gradsae_fast.records import Array, Batch, TokenMask, Window
-from gradsae_fast.sae.canonical import InputStats, scale_gradient
+from gradsae_fast.sae.canonical import scale_gradient
 from gradsae_fast.score import SitedSae
-from gradsae_fast.sparse_code import Code, encode, reconstruct
+from gradsae_fast.sparse_code import Code, chosen_rows, encode, reconstruct
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +83,7 @@ def scored_windows(
             ScoredWindow(
                 window=window,
                 sited=one,
-                code=_rows_of(code, first, last),
+                code=chosen_rows(code, torch.arange(first, last, device=code.rows.indptr.device)),
                 seen_TD=seen_RD[first:last],
                 start_TD=None if start is None else hidden[start.path][first:last],
             )
@@ -147,23 +147,6 @@ def _seen(sited: SitedSae, method: Method, batch: Batch, read_RD: Tensor, writte
     return code, torch.where(spliced_R[:, None], reconstruct(sited.sae, code), written_RD.float())
 
 
-def _rows_of(code: Code, first: int, last: int) -> Code:
-    """The code of positions `first` to `last`."""
-    edges = code.rows.indptr[first : last + 1]
-    entries = slice(int(edges[0]), int(edges[-1]))
-    rows = code.rows._replace(
-        indptr=edges - edges[0], indices=code.rows.indices[entries], values=code.rows.values[entries]
-    )
-    return Code(rows=rows, stats=_stats_of(code.stats, slice(first, last)))
-
-
-def _stats_of(stats: InputStats, rows: Any) -> InputStats:
-    return InputStats(
-        scale_N=None if stats.scale_N is None else stats.scale_N[rows],
-        shift_N=None if stats.shift_N is None else stats.shift_N[rows],
-    )
-
-
 def _values(
     lm: LanguageModel, scored: ScoredWindow, removals: Sequence[Removal], objectives: Sequence[Objective], chunk: int
 ) -> dict[str, Array]:
@@ -187,12 +170,12 @@ def _values(
 
 def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> Tensor:
     """What a latent adds to the reconstruction at each position, activation times effective decoder row [P, D]."""
-    sae, rows = scored.sited.sae, scored.code.rows
-    token_Z = torch.arange(len(rows.indptr) - 1, device=rows.indptr.device).repeat_interleave(rows.indptr.diff())
+    sae, code = scored.sited.sae, chosen_rows(scored.code, positions)
+    rows = code.rows
+    place_Z = torch.arange(len(positions), device=positions.device).repeat_interleave(rows.indptr.diff())
     of_latent = rows.indices == removal.latent
-    activation_T = rows.values.new_zeros(len(scored.window.token_ids))
-    activation_T[token_Z[of_latent]] = rows.values[of_latent]
-    activation_P = activation_T[positions]
+    activation_P = rows.values.new_zeros(len(positions))
+    activation_P[place_Z[of_latent]] = rows.values[of_latent]
     if not (activation_P != 0).all():
         position = int(positions[activation_P == 0][0])
         raise ScoreError(
@@ -202,7 +185,7 @@ def _contribution(scored: ScoredWindow, removal: Removal, positions: Tensor) -> 
         )
     # The factor that moves onto a gradient is the one that a decoder row has at these positions.
     row_PD = sae.w_dec_CD[removal.latent].float().expand(len(positions), -1)
-    return activation_P[:, None] * scale_gradient(sae, row_PD, _stats_of(scored.code.stats, positions))
+    return activation_P[:, None] * scale_gradient(sae, row_PD, code.stats)
 
 
 @contextmanager

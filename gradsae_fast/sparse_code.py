@@ -5,7 +5,7 @@ Letters: N tokens, D width, C latents, Z non-zeros.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from gradsae_kernels import (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Code:
-    """Sparse latents of some tokens, and what the decoder needs beside them."""
+    """Sparse latents of some tokens, and what the decoder needs beside them: nothing where it is a `difference`."""
 
     rows: SparseRows
     stats: InputStats
@@ -183,7 +183,7 @@ def drop_rows(code: Code, kept_R: Array) -> Code:
     indptr = torch.zeros_like(code.rows.indptr)
     indptr[1:] = torch.where(keep_R, counts_R, 0).cumsum(0)
     rows = SparseRows(indptr=indptr, indices=code.rows.indices[kept_Z], values=code.rows.values[kept_Z])
-    return Code(rows=rows, stats=code.stats)
+    return replace(code, rows=rows)
 
 
 def kept_row_pointers(indptr: Array, scored_R: Array) -> Array:

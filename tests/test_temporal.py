@@ -33,6 +33,7 @@ from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Array, Batch, TokenMask
 from gradsae_fast.score import SitedSae, score_batch
+from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.synthetic.subject import load_subject as load_synthetic
 from tests.conftest import LATENTS, WIDTH
 from tests.influences import TEXTS, MakeBatch, dense, oracle
@@ -167,6 +168,8 @@ def test_a_removed_latent_changes_its_own_positions_alone(
     (windows,) = scored_windows(tiny_lm, [one], method_of(preset), batch)
     for scored in windows:
         latents_TC, _ = by_hand(tiny_lm, scored.window.token_ids, lambda _, decoded_TD: decoded_TD, k=6)
+        if preset == "paper":
+            torch.testing.assert_close(reconstruct(one.sae, scored.code), scored.seen_TD)
         removals = removals_of(scored)
         effects = ablate(tiny_lm, scored, removals, [NEXT_TOKEN])["next-token"]
         values = []

@@ -127,17 +127,7 @@ def _parts(stored: StoredSae) -> _Parts:
 def _fold_pursuit(stored: StoredSae, facts: SaeFacts) -> StoredSae:
     """Matching pursuit without its factor s: s·z - b_dec is s times z - b_dec / s, and so is every residual."""
     assert isinstance(stored.rule, MatchingPursuit)
-    if (
-        stored.rescale_by_decoder_norm
-        or stored.whitening is not None
-        or stored.b_enc_C is not None
-        or stored.w_skip_DD is not None
-        or not stored.subtract_b_dec
-    ):
-        raise SaeError(
-            f"the matching pursuit SAE {facts.source!r} comes with a decoder norm, a whitening, an encoder bias, a "
-            "skip connection or a b_dec that is added alone; expected none: its one matrix encodes and decodes"
-        )
+    _check_bare(stored, facts, kind="matching pursuit", subtracts=True, reason="its one matrix encodes and decodes")
     return replace(
         stored,
         w_enc_CD=stored.w_dec_CD,
@@ -150,18 +140,8 @@ def _fold_pursuit(stored: StoredSae, facts: SaeFacts) -> StoredSae:
 def _fold_prediction(stored: StoredSae, facts: SaeFacts) -> StoredSae:
     """A temporal SAE without its factor s, its weights tied as they were."""
     assert stored.prediction is not None
-    if (
-        stored.rescale_by_decoder_norm
-        or stored.whitening is not None
-        or stored.b_enc_C is not None
-        or stored.w_skip_DD is not None
-        or stored.subtract_b_dec
-    ):
-        raise SaeError(
-            f"the temporal SAE {facts.source!r} comes with a decoder norm, a whitening, an encoder bias, a skip "
-            "connection or a b_dec that is subtracted twice; expected none: what it predicts is measured against its "
-            "decoder as it is"
-        )
+    reason = "what it predicts is measured against its decoder as it is"
+    _check_bare(stored, facts, kind="temporal", subtracts=False, reason=reason)
     factor, tied, prediction = stored.norm_factor, stored.w_enc_CD is stored.w_dec_CD, stored.prediction
     w_dec_CD = stored.w_dec_CD.float() / factor
     return replace(
@@ -177,6 +157,20 @@ def _fold_prediction(stored: StoredSae, facts: SaeFacts) -> StoredSae:
         ),
         norm_factor=1.0,
     )
+
+
+def _check_bare(stored: StoredSae, facts: SaeFacts, *, kind: str, subtracts: bool, reason: str) -> None:
+    """SaeError where an SAE whose matrices stay as they are comes with what would have to go into them."""
+    parts = {
+        "a decoder norm": stored.rescale_by_decoder_norm,
+        "a whitening": stored.whitening is not None,
+        "an encoder bias": stored.b_enc_C is not None,
+        "a skip connection": stored.w_skip_DD is not None,
+        "a b_dec that is added alone": subtracts and not stored.subtract_b_dec,
+        "a b_dec that is subtracted twice": stored.subtract_b_dec and not subtracts,
+    }
+    if found := [part for part, is_there in parts.items() if is_there]:
+        raise SaeError(f"the {kind} SAE {facts.source!r} comes with {' and '.join(found)}; expected none: {reason}")
 
 
 def _fold_factor(parts: _Parts, factor: float) -> _Parts:

@@ -24,6 +24,7 @@ from gradsae_fast.sae.formats import (
     qwen_scope,
     saelens,
     sparsify,
+    temporal_saes,
 )
 
 FORMATS: tuple[ModuleType, ...] = (
@@ -42,6 +43,7 @@ FORMATS: tuple[ModuleType, ...] = (
     qresearch,
     openai,
     attention_gpt2,
+    temporal_saes,
 )
 NAMED_AFTER_A_LAYER: tuple[ModuleType, ...] = (circuit_tracer, circuit_tracer_clt, gemma_scope_2_clt)
 SHOWN = 20  # entries of a folder that an error lists

@@ -3,8 +3,8 @@
 Slow and obvious on purpose; tests, benchmarks and the gate compare the sparse operators with it. To a temporal SAE the
 N tokens are one window, from its first token on.
 
-Shapes: N tokens, D width that is read or written, C latents, E width of the keys of all heads, e and c
-those of one.
+Shapes: N tokens, D width that is read or written, C latents, E width of the keys of all heads, c and e what one head
+has of C and E.
 """
 
 import torch

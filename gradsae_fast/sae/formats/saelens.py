@@ -32,7 +32,7 @@ from gradsae_fast.errors import SaeError
 from gradsae_fast.sae.canonical import InputNorm, Rule, Sae, SaeFacts, Threshold, TopK
 from gradsae_fast.sae.fold import StoredSae, Whitening, fold
 from gradsae_fast.sae.formats.saelens_config import KEYS, SaelensConfig, is_transcoder, read_config
-from gradsae_fast.sae.formats.saelens_temporal import read_prediction, temporal_shapes
+from gradsae_fast.sae.formats.saelens_temporal import read_prediction, temporal_rule, temporal_shapes
 from gradsae_fast.sae.formats.settings import read_json
 from gradsae_fast.sae.weights import check_keys, check_not_negative, check_tensors, digest_files, read_safetensors
 
@@ -166,8 +166,7 @@ def _rule(config: SaelensConfig, tensors: Mapping[str, Tensor], path: Path) -> R
             return config.pursuit
         case "temporal":
             assert config.temporal is not None
-            k = config.temporal.k
-            return Threshold(threshold_C=torch.zeros(config.d_sae)) if k is None else TopK(k=k)
+            return temporal_rule(config.temporal, config.d_sae)
     assert config.k is not None  # what is left are the top-k families, whose k was read
     return TopK(k=config.k, signed=config.architecture == "abstopk")
 

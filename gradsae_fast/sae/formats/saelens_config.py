@@ -70,7 +70,8 @@ def read_config(path: Path) -> SaelensConfig:
     else:
         _check_one_site(metadata, architecture, path)
     out = "_out" if transcodes else ""
-    normalisations = TEMPORAL_NORMALISATIONS if architecture == "temporal" else NORMALISATIONS
+    temporal = read_temporal(raw, d_sae, path) if architecture == "temporal" else None
+    normalisations = NORMALISATIONS if temporal is None else TEMPORAL_NORMALISATIONS
     return SaelensConfig(
         architecture=architecture,
         d_in=d_in,
@@ -80,7 +81,7 @@ def read_config(path: Path) -> SaelensConfig:
         normalize_activations=_one_of(raw, "normalize_activations", normalisations, path),
         k=check_k(raw.get("k"), d_sae, path) if architecture in TOP_K else None,
         pursuit=_pursuit(raw, d_in, path) if architecture == "matching_pursuit" else None,
-        temporal=read_temporal(raw, d_sae, path) if architecture == "temporal" else None,
+        temporal=temporal,
         rescale_acts_by_decoder_norm=architecture in TOP_K
         and read_optional(raw, "rescale_acts_by_decoder_norm", bool, path) is True,
         site=read_optional(metadata, f"hf_hook_name{out}", str, path),

@@ -5,6 +5,9 @@ Beside W_dec, b_dec and (where the weights are not tied) W_enc, each layer of at
 heads together. There is no encoder bias. b_dec is added to the reconstruction unless the weights are tied and
 `apply_b_dec_to_input` is false.
 
+`expected_average_only_in` is refused. SAELens admits the name, but computes without any factor and raises
+NotImplementedError where one is to be folded in: such a file does not say which hidden states its weights are for.
+
 Letters: C latents, D width, E width of all keys of a token.
 """
 
@@ -17,13 +20,13 @@ import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae.canonical import Rule, Threshold, TopK
 from gradsae_fast.sae.formats.settings import check_k, read_optional, read_positive, read_size
 from gradsae_fast.sae.temporal import Attention, Prediction
 
 EPS = 1e-6  # SAELens adds it to the norm of what a layer predicts
 TEMPORAL_NORMALISATIONS = (
     "none",
-    "expected_average_only_in",
     "constant_norm_rescale",
     "constant_scalar_rescale",
     "layer_norm",
@@ -52,6 +55,7 @@ def read_temporal(raw: Mapping[str, Any], d_sae: int, path: Path) -> TemporalOpt
             f"d_sae in {path} is {d_sae}, expected a multiple of n_heads x bottleneck_factor = {num_heads} x "
             f"{bottleneck}: keys of {d_sae} / {bottleneck} are shared out among the heads. Correct the configuration"
         )
+    _check_normalisation(full.get("normalize_activations"), path)
     kind = full.get("sae_diff_type", "topk")
     if kind not in ("topk", "relu"):
         raise SaeError(f"sae_diff_type in {path} is {kind!r}; supported: topk, relu")
@@ -59,12 +63,27 @@ def read_temporal(raw: Mapping[str, Any], d_sae: int, path: Path) -> TemporalOpt
     rescaled = full.get("normalize_activations") == "constant_scalar_rescale"
     return TemporalOptions(
         num_heads=num_heads,
-        num_layers=read_size(full, "n_attn_layers", path),
+        num_layers=read_size(full, "n_attn_layers", path, least=0),
         key_width=d_sae // bottleneck,
         k=None if k is None else check_k(k, d_sae, path, key="kval_topk"),
         tied=read_optional(full, "tied_weights", bool, path) is not False,
         factor=read_positive(full, "activation_normalization_factor", path) if rescaled else 1.0,
     )
+
+
+def _check_normalisation(name: object, path: Path) -> None:
+    if name == "expected_average_only_in":
+        raise SaeError(
+            f"normalize_activations in {path} is {name!r}, for which SAELens applies no factor to a temporal SAE and "
+            "cannot fold one in, so the file leaves open what its weights read. Correct the configuration: 'none' if "
+            "they read hidden states as they are (what SAELens computes), or 'constant_scalar_rescale' with "
+            "activation_normalization_factor, the factor of its training"
+        )
+
+
+def temporal_rule(options: TemporalOptions, d_sae: int) -> Rule:
+    """Which novel latents are active: the k largest positive ones, or every positive one."""
+    return Threshold(threshold_C=torch.zeros(d_sae)) if options.k is None else TopK(k=options.k)
 
 
 def temporal_shapes(options: TemporalOptions, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:

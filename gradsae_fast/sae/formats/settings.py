@@ -60,11 +60,12 @@ def read_object(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def read_size(raw: Mapping[str, Any], key: str, path: Path) -> int:
-    """A positive whole number."""
+def read_size(raw: Mapping[str, Any], key: str, path: Path, *, least: int = 1) -> int:
+    """A whole number, positive unless `least` is 0."""
     size = read_optional(raw, key, int, path)
-    if size is None or size < 1:
-        raise SaeError(f"{key} in {path} is {size!r}, expected a positive whole number")
+    if size is None or size < least:
+        expected = "a positive whole number" if least else "a whole number, 0 or more"
+        raise SaeError(f"{key} in {path} is {size!r}, expected {expected}")
     return size
 
 

@@ -8,16 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from gradsae_fast.errors import SaeError
+from gradsae_fast.sae import temporal
 from gradsae_fast.sae.canonical import InputNorm, Sae, Threshold, TopK, normalise_input, without_latents
 from gradsae_fast.sae.fold import StoredSae, Whitening, fold
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.sae.reference import beside_dense, decode_dense, encode_dense
-from gradsae_fast.sparse_code import Code, encode, kernels_for, of_latents, project_gradient, reconstruct
+from gradsae_fast.sparse_code import (
+    Code,
+    chosen_rows,
+    drop_rows,
+    encode,
+    kernels_for,
+    of_latents,
+    project_gradient,
+    reconstruct,
+)
 from tests.temporal import published, temporal_weights, write_temporal
 
 D, C = 12, 40
@@ -27,6 +38,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"kval_topk": None},
     {"kval_topk": 5, "sae_diff_type": "relu"},
     {"kval_topk": 5, "apply_b_dec_to_input": False},
+    {"kval_topk": 5, "n_heads": 5},
     {"kval_topk": 5, "normalize_activations": "constant_scalar_rescale", "activation_normalization_factor": 0.37},
 ]
 
@@ -59,6 +71,7 @@ def formula(weights: dict[str, Tensor], hidden_ND: Tensor, options: dict[str, An
             k=options.get("kval_topk") if options.get("sae_diff_type") != "relu" else None,
             factor=options["activation_normalization_factor"] if rescaled else 1.0,
             subtract=options.get("apply_b_dec_to_input", True),
+            num_heads=options.get("n_heads", 2),
         )
         for window_TD in hidden_ND.split(LENGTHS)
     ]
@@ -149,14 +162,54 @@ def test_a_token_is_encoded_by_the_tokens_before_it_and_by_no_other(sae: Sae, hi
     torch.testing.assert_close(swapped[3:], clean[3:], rtol=1e-4, atol=1e-5)
 
 
-def test_windows_are_encoded_alike_whatever_their_neighbours_are(sae: Sae, hidden_ND: Tensor) -> None:
-    together = encode(sae, hidden_ND, LENGTHS)
+def test_without_layers_of_attention_everything_is_novel(hidden_ND: Tensor, tmp_path: Path) -> None:
+    weights = temporal_weights(D, C, num_layers=0)
+    sae = load_sae(write_temporal(tmp_path, weights, kval_topk=5))
+    code_NC, _, decoded_ND = formula(weights, hidden_ND, {"kval_topk": 5})
+    code = encode(sae, hidden_ND, LENGTHS)
+    assert code.beside_ND is not None
+    assert not code.beside_ND.any()
+    torch.testing.assert_close(dense(code), code_NC, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reconstruct(sae, code), decoded_ND, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("together", [1, 8, 1024])
+def test_windows_are_encoded_alike_whatever_their_neighbours_are(
+    together: int, sae: Sae, hidden_ND: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temporal, "TOKENS_TOGETHER", together)
+    joint = encode(sae, hidden_ND, LENGTHS)
     alone = [encode(sae, window_TD, [len(window_TD)]) for window_TD in hidden_ND.split(LENGTHS)]
-    assert together.beside_ND is not None
-    assert torch.equal(together.beside_ND, torch.cat([code.beside_ND for code in alone if code.beside_ND is not None]))
-    torch.testing.assert_close(dense(together), torch.cat([dense(code) for code in alone]), rtol=1e-5, atol=1e-6)
+    assert joint.beside_ND is not None
+    alone_ND = torch.cat([code.beside_ND for code in alone if code.beside_ND is not None])
+    torch.testing.assert_close(joint.beside_ND, alone_ND, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dense(joint), torch.cat([dense(code) for code in alone]), rtol=1e-5, atol=1e-6)
     one_window = dense(encode(sae, hidden_ND, [len(hidden_ND)]))
-    assert not torch.allclose(one_window[7:], dense(together)[7:], atol=1e-3)
+    assert not torch.allclose(one_window[7:], dense(joint)[7:], atol=1e-3)
+
+
+def test_short_windows_share_a_product_up_to_a_bound_and_a_longer_one_has_its_own(
+    sae: Sae, hidden_ND: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def linear(codes_RC: Tensor, *weights: Tensor) -> Tensor:
+        seen.append(len(codes_RC))
+        return torch.nn.functional.linear(codes_RC, *weights)
+
+    monkeypatch.setattr(temporal, "TOKENS_TOGETHER", 8)
+    monkeypatch.setattr(temporal, "linear", linear)
+    encode(sae, hidden_ND, LENGTHS)
+    assert list(dict.fromkeys(seen)) == [1 + 6, 2, 9]
+
+
+def test_the_code_of_some_rows_keeps_what_was_predicted_of_them(sae: Sae, hidden_ND: Tensor) -> None:
+    code, kept_N = encode(sae, hidden_ND, LENGTHS), np.arange(len(hidden_ND)) % 3 > 0
+    whole_ND, rows_S = reconstruct(sae, code), torch.from_numpy(kept_N.nonzero()[0])
+    torch.testing.assert_close(reconstruct(sae, chosen_rows(code, rows_S)), whole_ND[rows_S])
+    emptied_ND = reconstruct(sae, drop_rows(code, kept_N))
+    torch.testing.assert_close(emptied_ND[rows_S], whole_ND[rows_S])
+    torch.testing.assert_close((whole_ND - of_latents(sae, code))[~kept_N], emptied_ND[~kept_N], rtol=1e-4, atol=1e-4)
 
 
 def test_without_windows_a_temporal_sae_refuses_and_says_why(sae: Sae, hidden_ND: Tensor) -> None:
@@ -212,16 +265,11 @@ def test_hidden_states_in_bfloat16_are_encoded_in_float32(sae: Sae, hidden_ND: T
     assert kernels_for(sae, torch.device("cpu"), torch.float32).startswith("temporal torch; ")
 
 
-def test_the_factor_of_a_training_checkpoint_multiplies_the_input(hidden_ND: Tensor, tmp_path: Path) -> None:
-    weights = temporal_weights(D, C, tied=False)
-    folder = write_temporal(tmp_path, weights, kval_topk=5, normalize_activations="expected_average_only_in")
-    with pytest.raises(SaeError, match="factor is not stored"):
-        load_sae(folder)
-    code_NC, _, decoded_ND = formula(weights, hidden_ND, OPTIONS[-1])
-    sae = load_sae(folder, norm_factor=0.37)
-    code = encode(sae, hidden_ND, LENGTHS)
-    torch.testing.assert_close(dense(code), code_NC, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(reconstruct(sae, code), decoded_ND, rtol=1e-4, atol=1e-4)
+def test_a_norm_whose_factor_is_nowhere_applied_is_refused_and_the_two_ways_out_are_named(tmp_path: Path) -> None:
+    folder = write_temporal(tmp_path, temporal_weights(D, C), normalize_activations="expected_average_only_in")
+    for by_hand in (None, 0.37):
+        with pytest.raises(SaeError, match=r"applies no factor .*'none' if .* or 'constant_scalar_rescale' with"):
+            load_sae(folder, norm_factor=by_hand)
 
 
 def test_the_defaults_are_those_of_the_library(tmp_path: Path) -> None:
@@ -254,7 +302,8 @@ def test_the_defaults_are_those_of_the_library(tmp_path: Path) -> None:
         ({"n_heads": 3}, "d_sae in .* is 40, expected a multiple of n_heads x bottleneck_factor = 3 x 4"),
         ({"n_heads": "2"}, "n_heads in .* '2', expected int"),
         ({"bottleneck_factor": 0}, "bottleneck_factor in .* 0, expected a positive whole number"),
-        ({"n_attn_layers": 0}, "n_attn_layers in .* 0, expected a positive whole number"),
+        ({"n_attn_layers": -1}, "n_attn_layers in .* -1, expected a whole number, 0 or more"),
+        ({"n_attn_layers": 0}, "has the unknown attn_layers.0.c_proj.bias"),
         ({"n_attn_layers": 2}, "lacks attn_layers.1.c_proj.bias"),
         ({"sae_diff_type": "jumprelu"}, "sae_diff_type in .* 'jumprelu'; supported: topk, relu"),
         ({"kval_topk": 41}, "kval_topk in .* 41, expected a whole number from 1 to 40"),
