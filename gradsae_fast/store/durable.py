@@ -119,8 +119,9 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a directory whose parent exists, durably; it may exist already."""
+    """Create a directory and those above it, durably; it may exist already."""
     if not path.is_dir():
+        make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
 

@@ -21,9 +21,9 @@ from gradsae_fast.store.commits import (
 )
 from gradsae_fast.store.contracts import check_segment
 from gradsae_fast.store.dictionary import publish_dictionary
-from gradsae_fast.store.durable import TEMPORARY, probe_exclusive, remove_temporaries, storage_errors
+from gradsae_fast.store.durable import TEMPORARY, make_folder, probe_exclusive, remove_temporaries, storage_errors
 from gradsae_fast.store.encoding import Encoding, segment_facts, segment_objects
-from gradsae_fast.store.facts import FACTS, read_facts, write_facts
+from gradsae_fast.store.facts import read_facts, write_facts
 from gradsae_fast.store.identity import RUN_FILE, RunRecord, create_or_compare
 from gradsae_fast.store.layout import Array
 from gradsae_fast.store.lock import LOCK_FILE, WriterLock
@@ -79,7 +79,7 @@ class ScoreWriter:
         )
         asked = RunRecord(identity=identity, run=run, num_segments=num_segments, encoding=encoding)
         with storage_errors(store):
-            store.mkdir(parents=True, exist_ok=True)
+            make_folder(store)
             _refuse_strangers(store)
             lock = WriterLock(store)
             try:
@@ -199,7 +199,7 @@ def _recover(store: Path, num_segments: int) -> dict[int, CommitRecord]:
             f"{store} has segments but no commit records: it looks half-copied; copy the whole folder again"
         )
     prepare(store)
-    for folder in (store, store / COMMITS, store / FACTS):
+    for folder in (store, *filter(Path.is_dir, store.iterdir())):
         remove_temporaries(folder)
     commits = {index: read_record(path) for index, path in find_records(store).items()}
     for index, commit in commits.items():

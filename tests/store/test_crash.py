@@ -4,13 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from benchmarks.durability.power_loss import cut_power
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.store.killed_writer", *command],
+        [sys.executable, "-m", "benchmarks.durability.kills", *command],
         cwd=ROOT,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # the process forks, so it must not have threads
         capture_output=True,
@@ -21,10 +26,23 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_killed_at_20_random_moments_and_resumed_is_byte_identical(tmp_path: Path) -> None:
-    assert run("random", str(tmp_path), "20").startswith("20 kills")
+def test_killed_at_300_random_moments_and_resumed_is_byte_identical(tmp_path: Path) -> None:
+    assert run("random", str(tmp_path), "300", "0") == "300 kills, 0 violations\n"
 
 
 def test_killed_before_every_step_of_the_protocol_and_resumed_is_byte_identical(tmp_path: Path) -> None:
-    steps = int(run("steps", str(tmp_path)).split()[0])
-    assert steps > 50
+    steps, found = run("steps", str(tmp_path)).split(" steps, ")
+    assert int(steps) > 200
+    assert found == "0 violations\n"
+
+
+def test_power_cuts_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    outcome = cut_power(tmp_path, clones=500)
+    assert outcome.clones >= 500
+    assert outcome.violations == ()
+
+
+@pytest.mark.parametrize("forgotten", ["commits.sync_all", "durable.sync"])
+def test_a_writer_that_forgets_to_sync_is_found_out(tmp_path: Path, forgotten: str) -> None:
+    with mock.patch(f"gradsae_fast.store.{forgotten}"):
+        assert cut_power(tmp_path, clones=100).violations

@@ -19,7 +19,13 @@ from gradsae_fast.store import ScoreWriter, commits, open_scores, repair, verify
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 OpenWriter = Callable[..., ScoreWriter]
-ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys
+from gradsae_fast.store import ScoreWriter
+with ScoreWriter.create_or_resume(sys.argv[1], run={}, identity={}, num_segments=4):
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_resumed_run_skips_what_is_committed_and_clears_what_is_not(open_writer: OpenWriter) -> None:
@@ -101,8 +107,7 @@ def test_a_start_that_was_killed_early_can_be_repeated(open_writer: OpenWriter, 
 
 def test_a_second_writer_is_told_the_process_of_the_first(open_writer: OpenWriter, tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-m", "tests.store.killed_writer", "hold", str(tmp_path / "scores")],
-        cwd=ROOT,
+        [sys.executable, "-c", HOLD, str(tmp_path / "scores")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -114,7 +119,7 @@ def test_a_second_writer_is_told_the_process_of_the_first(open_writer: OpenWrite
         open_writer()
     assert open_scores(tmp_path / "scores").segments == []
     holder.communicate()
-    open_writer(num_segments=4).close()
+    open_writer(num_segments=4, identity={}, run={}).close()
 
 
 def test_two_writers_in_one_process_are_refused_too(open_writer: OpenWriter) -> None:
