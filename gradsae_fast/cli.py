@@ -10,24 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from gradsae_fast import open_scores, ranking, render
+from gradsae_fast import open_scores, render
 from gradsae_fast.cli_certify import certify
+from gradsae_fast.cli_compare import compare
+from gradsae_fast.cli_contrast import contrast
 from gradsae_fast.cli_describe import describe
 from gradsae_fast.cli_experiment import experiment
+from gradsae_fast.cli_export import export
 from gradsae_fast.cli_extract import extract
+from gradsae_fast.cli_index import index
 from gradsae_fast.cli_jacobian import jacobian
-from gradsae_fast.cli_rank import (
-    ByOption,
-    CountOption,
-    ExactOption,
-    FormatOption,
-    MaskedOption,
-    ObjectiveOption,
-    OutputOption,
-    SiteOption,
-    Store,
-    rank,
-)
+from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, Store, rank
+from gradsae_fast.cli_report import report
 from gradsae_fast.cli_synthetic import synthetic
 from gradsae_fast.config import SaeConfig, ScoreConfig
 from gradsae_fast.errors import GradsaeError, QueryError
@@ -62,6 +56,11 @@ app = typer.Typer(
 )
 app.command()(extract)
 app.add_typer(rank, name="rank")
+app.command()(contrast)
+app.command()(compare)
+app.command()(report)
+app.command()(export)
+app.command()(index)
 app.command()(describe)
 app.command()(certify)
 app.add_typer(experiment, name="experiment")
@@ -105,40 +104,6 @@ def score(
         ),
     )
     render.show_table(table.slice(0, _positive(k)), format, output)
-
-
-@app.command()
-def contrast(
-    store: Store,
-    a: Annotated[str, typer.Option(help="Condition of the first group.", show_default=False)],
-    b: Annotated[str, typer.Option(help="Condition of the second group.", show_default=False)],
-    by: ByOption = "influence",
-    order: Annotated[str, typer.Option(help="difference, effect_size, a or b.")] = "difference",
-    k: CountOption = 20,
-    site: SiteOption = None,
-    objective: ObjectiveOption = None,
-    include_special: MaskedOption = None,
-    exact_dense: ExactOption = False,
-    format: FormatOption = "table",
-    output: OutputOption = None,
-) -> None:
-    """Which latents differ most between two groups of documents.
-
-    Example: `gradsae contrast speeches.gradsae --a party=Republican --b party=Democratic`
-    """
-    table = ranking.contrast(
-        open_scores(store),
-        a=a,
-        b=b,
-        by=by,
-        order=order,
-        k=k,
-        site=site,
-        objective=objective,
-        include_special=include_special,
-        exact_dense=exact_dense,
-    )
-    render.show_table(table, format, output)
 
 
 @app.command()

@@ -68,6 +68,7 @@ What to type next:
   gradsae rank latents {store} --where party=Republican -k 10
   gradsae rank tokens {store} --latent {latent} --context 10
   gradsae contrast {store} --a "year>=2000" --b "year<2000"
+  gradsae report {store} -o audit --groups party
   gradsae info {store}
 and on your own model, SAE and corpus:
   gradsae extract --model MODEL --sae SAE --corpus CORPUS.jsonl --out MINE.gradsae --dry-run"""

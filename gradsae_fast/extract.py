@@ -23,9 +23,10 @@ from gradsae_fast.overlap import Behind, ahead
 from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.probe import check_run, measure_medians
 from gradsae_fast.quality import Tally
+from gradsae_fast.ranking.index import build_index
 from gradsae_fast.records import Batch
 from gradsae_fast.stages import Recording, each, record, span
-from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store import ScoreWriter, open_scores
 from gradsae_fast.store.dictionary import dictionary_record
 from gradsae_fast.store.durable import storage_errors
 from gradsae_fast.store.facts import read_facts
@@ -94,6 +95,8 @@ def extract(
         prepared = with_sink_limits(prepared, passed["median_norms"])
         run = _Run(prepared, writer, on_progress or (lambda _: None))
         report = run.carry_out_recorded() if config.run.trace else run.carry_out()
+    if open_scores(report.store).index is None:
+        build_index(report.store)
     if config.run.exact_dense is None:
         return report
     return replace(report, exact=exact_dense(prepared, share=config.run.exact_dense, tell=tell))

@@ -134,7 +134,8 @@ def _exact_line(facts: Mapping[str, Any]) -> str:
 
 
 def store_facts(store: ScoreStore) -> dict[str, Any]:
-    """What `info --json` prints; the keys are stable."""
+    """What `info --json` prints; the keys are stable. Raises StoreError where an object is missing."""
+    store.check_objects()
     scores = sum(record["length"] for segment in store.segments for record in segment.commit["objects"])
     exact = _exact_facts(store)
     return {

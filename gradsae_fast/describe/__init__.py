@@ -5,8 +5,11 @@ logits          direct logit effects: the decoder row through the model's own fi
 input_score     how many of the tokens that fire the latent are among those that it promotes
 output_score    what steering with the latent does to the probability of those that it promotes
 table           all of it for some latents of a store
+neighbours      the latents whose decoder rows point most nearly the same way
+every           promoted and suppressed tokens and neighbours of all latents of a store, kept in it
 """
 
+from gradsae_fast.describe.every import describe_every
 from gradsae_fast.describe.table import describe
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_every"]

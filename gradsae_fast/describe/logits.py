@@ -16,6 +16,7 @@ Source: the logit lens of Arad, Mueller and Belinkov, arXiv 2505.20063.
 Letters: K latents, D width, V vocabulary, M listed tokens.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.sites import Site
 from gradsae_fast.model.unembed import unembed
 from gradsae_fast.records import Array
+from gradsae_fast.score import SitedSae
 
 LOGITS_PER_TILE = 1 << 24  # of a tile of latents [K, V]: 64 MiB in float32
 
@@ -71,6 +73,18 @@ def logit_effects(lm: LanguageModel, row_KD: Tensor) -> Tensor:
     logits_KV = unembed(lm, torch.cat([empty_1D, row_KD / length_K1 * row_KD.shape[1] ** 0.5]))
     effect_KV = logits_KV[1:] - logits_KV[:1]
     return effect_KV - effect_KV.mean(1, keepdim=True)
+
+
+def residual_rows(lm: LanguageModel, sited: SitedSae, latents: Sequence[int]) -> Tensor:
+    """What latents write into the residual stream, up to a length, float32 [K, D]: of several written sites, the sum.
+
+    Raises:
+        ModelError: a site that does not write there.
+    """
+    for site in sited.wiring.writes:
+        require_residual(lm, site)
+    row_KD = sited.sae.w_dec_CD[torch.as_tensor(latents, device=sited.sae.w_dec_CD.device)].float()
+    return row_KD.unflatten(1, (len(sited.wiring.writes), -1)).sum(1)
 
 
 def tile_size(lm: LanguageModel) -> int:

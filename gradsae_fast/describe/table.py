@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from gradsae_fast.describe.input_score import input_scores
-from gradsae_fast.describe.logits import DirectEffects, direct_effects, require_residual, token_text
+from gradsae_fast.describe.logits import DirectEffects, direct_effects, residual_rows, token_text
 from gradsae_fast.describe.origin import Origin, load_origin
 from gradsae_fast.describe.output_score import PROMPT, STRENGTH, output_scores
 from gradsae_fast.errors import ConfigError, QueryError
@@ -101,7 +99,7 @@ def _columns(
 ) -> dict[str, pa.Array]:
     """The columns of `describe`; `steering` are the options of the output score, None to leave it out."""
     latents = list(chosen)
-    effects = direct_effects(origin.lm, _residual_rows(origin, latents), max(tokens, PROMOTED))
+    effects = direct_effects(origin.lm, residual_rows(origin.lm, origin.sited, latents), max(tokens, PROMOTED))
     promoted_KM = effects.promoted_KM[:, :PROMOTED]
     shares, counts = input_scores(store, question, latents, promoted_KM, examples)
     outputs: Any = [None] * len(latents)
@@ -153,15 +151,6 @@ def _require_one_site(origin: Origin) -> None:
             f"the transcoder of {sited.site.path} writes {len(sited.wiring.writes)} sites; an output score steers at "
             "one. Leave it out: --no-output-score, or output_score=False."
         )
-
-
-def _residual_rows(origin: Origin, latents: list[int]) -> Tensor:
-    """What the latents write into the residual stream, up to a length [K, D]: of several written sites, the sum."""
-    sited = origin.sited
-    for site in sited.wiring.writes:
-        require_residual(origin.lm, site)
-    row_KD = sited.sae.w_dec_CD[torch.as_tensor(latents, device=sited.sae.w_dec_CD.device)].float()
-    return row_KD.unflatten(1, (len(sited.wiring.writes), -1)).sum(1)
 
 
 def _token_columns(origin: Origin, effects: DirectEffects, count: int) -> dict[str, pa.Array]:

@@ -2,7 +2,7 @@
 
 Metadata of every table (text as it is, everything else as JSON; what does not apply is absent):
 
-    ranking             latents, documents, tokens or contrast
+    ranking             latents, documents, tokens, contrast, groups, oddities, stability or comparison
     site, objective     where and of what the scores were taken
     by                  influence, positive, absolute, activation or frequency
     unit                unit of what is ranked: score; difference, mean_a and mean_b; a token's value
@@ -14,9 +14,17 @@ Metadata of every table (text as it is, everything else as JSON; what does not a
     k                   rows asked for; null: all
     polarity            positive or negative: only tokens on which the activation has that sign; absent: both
     exact_dense         share of the tokens above which a latent has its exact effect; absent where none was asked
+    num_compared        latents that have a p, of all groups together: what their q is corrected for
+    permutations        relabellings of a permutation test, beside the true grouping
+    seed                of their draw; absent where they are all there are
+    groups              of an answer about groups: each value of the column and how many documents it has
     run                 digest of the store's identity (configuration, model, SAE, corpus)
+    written             of oddities: what an activation share is a share of
+    num_candidates      of oddities: latents that pass the floors min_active, min_documents and max_frequency
+    site_b, run_b       of a comparison: the second store's; what else it has is listed in `compare`
 
-and the question's own words: document, where, latent, order, smallest, a, b, per_token, context.
+and the question's own words: document, where, latent, order, smallest, a, b, column, per_token, context, kind,
+match, level, resamples.
 """
 
 import hashlib
@@ -46,7 +54,14 @@ _TEXT = (
     "order",
     "a",
     "b",
+    "column",
     "polarity",
+    "kind",
+    "written",
+    "match",
+    "level",
+    "site_b",
+    "run_b",
 )
 
 
@@ -90,8 +105,9 @@ def query_of(table: pa.Table) -> dict[str, Any]:
 def identity_digest(store: ScoreStore) -> str:
     """Digest of everything that the scores depend on: sha256 of the identity's canonical JSON, 16 hex digits."""
     canonical = json.dumps(store.identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _encode(key: str, value: Any) -> str:
-    return value if key in _TEXT else json.dumps(value, ensure_ascii=False)
+    text = value if key in _TEXT else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()  # lone surrogates, which Arrow cannot hold, become "?"

@@ -1,6 +1,10 @@
-"""The documents in which one latent matters most."""
+"""The documents in which one latent matters most.
 
-from collections.abc import Sequence
+The index keeps, for every latent and segment, how far the sums of a document reach. Segments are visited in that order
+until no other can hold one of the first k documents; without such bounds all are.
+"""
+
+from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -8,6 +12,7 @@ import pyarrow as pa
 
 from gradsae_fast.ranking.answer import build_table, first_k
 from gradsae_fast.ranking.columns import json_column, text_column
+from gradsae_fast.ranking.index.bounds import read_document_bounds
 from gradsae_fast.ranking.postings import Postings, read_postings
 from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.ranking.selection import Selection, select
@@ -55,21 +60,14 @@ def rank_documents(
 
     Raises QueryError where the latent or a name is unknown, k is below 1, or the store has no exact effects.
     """
-    question = resolve(
-        store,
-        by=by,
-        k=k,
-        site=site,
-        objective=objective,
-        include_special=include_special,
-        exact_dense=exact_dense,
-        polarity=polarity,
-    )
+    asked: dict[str, Any] = {"by": by, "k": k, "site": site, "objective": objective, "include_special": include_special}
+    question = resolve(store, **asked, exact_dense=exact_dense, polarity=polarity)
     number = check_latent(latent, question)
     selection = select(store, where=where)
-    sums = [_document_sums(store, segment, number, slots, question) for segment, slots in selection]
+    bounds = None if per_token else _bounds(store, selection, number, question, smallest=smallest)
+    columns = _best_documents(store, selection, number, question, bounds, per_token=per_token, smallest=smallest)
     return build_table(
-        _described(selection, _in_order(sums, by=by, k=k, per_token=per_token, smallest=smallest)),
+        _described(selection, columns),
         ranking="documents",
         store=store,
         question=question,
@@ -79,6 +77,52 @@ def rank_documents(
         smallest=smallest,
         **scope(store, selection, question),
     )
+
+
+def _bounds(
+    store: ScoreStore, selection: Selection, latent: int, question: Question, *, smallest: bool
+) -> Array | None:
+    """Return an upper bound of the order of each part's documents, as the index has it; None where it has none."""
+    special = question.include_special != store.aggregates_include_special
+    if store.index is None or special or question.polarity is not None or question.exact is not None:
+        return None
+    bound_S = read_document_bounds(
+        store.index, question.site, question.objective, latent, question.by, smallest=smallest
+    )
+    numbers = [segment.index for segment in store.segments]
+    at = np.searchsorted(numbers, [segment.index for segment, _ in selection.parts])
+    return None if bound_S is None else bound_S[at]
+
+
+def _best_documents(
+    store: ScoreStore,
+    selection: Selection,
+    latent: int,
+    question: Question,
+    bounds: Array | None,
+    *,
+    per_token: bool,
+    smallest: bool,
+) -> dict[str, Array]:
+    """Return the columns of the first k documents, visiting segments by falling bound; without bounds all of them."""
+    order = range(len(selection.parts)) if bounds is None else np.argsort(-bounds, kind="stable").tolist()
+    sums: dict[int, dict[str, Array]] = {}
+    best: dict[str, Array] = {}
+    for part in order:
+        if bounds is not None and sums and _is_beaten(bounds[part], best["score"], question.k, smallest=smallest):
+            break
+        segment, slots = selection.parts[part]
+        sums[part] = _document_sums(store, segment, latent, slots, question)
+        if bounds is not None:
+            best = _in_order(sums, by=question.by, k=question.k, per_token=per_token, smallest=smallest)
+    return best or _in_order(sums, by=question.by, k=question.k, per_token=per_token, smallest=smallest)
+
+
+def _is_beaten(bound: float, score: Array, k: int | None, *, smallest: bool) -> bool:
+    """Whether no document of a segment can be among the first k; a tie may come earlier in the corpus."""
+    if bound == -np.inf:
+        return True
+    return k is not None and len(score) == k and bool((-score[-1] if smallest else score[-1]) > bound)
 
 
 def _document_sums(
@@ -114,11 +158,12 @@ def _sum_postings(postings: Postings, num_tokens_M: Array, question: Question) -
 
 
 def _in_order(
-    parts: Sequence[dict[str, Array]], *, by: str, k: int | None, per_token: bool, smallest: bool
+    parts: Mapping[int, dict[str, Array]], *, by: str, k: int | None, per_token: bool, smallest: bool
 ) -> dict[str, Array]:
-    """Join the segments' sums, add the scores, and keep the first k documents; `part` counts the segments."""
-    sums = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    part = np.repeat(np.arange(len(parts)), [len(part["slot"]) for part in parts])
+    """Join the segments' sums in order of the corpus, add the scores, and keep the first k documents."""
+    numbers = sorted(parts)
+    sums = {name: np.concatenate([parts[number][name] for number in numbers]) for name in parts[numbers[0]]}
+    part = np.repeat(numbers, [len(parts[number]["slot"]) for number in numbers])
     mean_score = sums[by] if by == "frequency" else sums[by] / sums["num_tokens"]
     score = mean_score if per_token else sums[by]
     chosen = first_k(score, np.arange(len(score)), k, smallest=smallest)
@@ -131,9 +176,8 @@ def _described(selection: Selection, columns: dict[str, Array]) -> dict[str, Any
     places = list(zip(columns["part"].tolist(), columns["slot"].tolist(), strict=True))
     sums = {name: column for name, column in columns.items() if name not in ("part", "slot")}
     segments = {part: selection.parts[part][0] for part, _ in places}
-    keys = {part: segment.document_keys() for part, segment in segments.items()}
     tables = {part: segment.metadata() for part, segment in segments.items()}
-    described: dict[str, Any] = {"key": text_column([keys[part][slot] for part, slot in places]), **sums}
+    described: dict[str, Any] = {"key": text_column([segments[part].key_of(slot) for part, slot in places]), **sums}
     for name in dict.fromkeys(name for table in tables.values() for name in table):
         values = [tables[part][name][slot] if name in tables[part] else None for part, slot in places]
         taken = name in described or name == "rank"

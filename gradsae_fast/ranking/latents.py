@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from gradsae_fast.errors import QueryError
-from gradsae_fast.ranking.answer import build_table, first_k
+from gradsae_fast.ranking.answer import build_table
+from gradsae_fast.ranking.index.totals import LatentTotals, read_totals
 from gradsae_fast.ranking.question import Question, resolve
 from gradsae_fast.ranking.selection import Selection, keys_of, select
-from gradsae_fast.ranking.tally import Tally, group_maximum, tally
-from gradsae_fast.records import Array
+from gradsae_fast.ranking.tally import tally
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.polarity import turned
+
+__all__ = ["LatentTotals", "rank_latents"]
 
 
 def rank_latents(
@@ -53,17 +53,12 @@ def rank_latents(
     Raises:
         QueryError: a name is unknown, k is below 1, no chosen token is counted, or the store has no exact effects.
     """
-    question = resolve(
-        store,
-        by=by,
-        k=k,
-        site=site,
-        objective=objective,
-        include_special=include_special,
-        exact_dense=exact_dense,
-        polarity=polarity,
-    )
-    totals = _add_up(store, select(store, document=document, where=where), question)
+    asked: dict[str, Any] = {"by": by, "k": k, "site": site, "objective": objective, "include_special": include_special}
+    question = resolve(store, **asked, exact_dense=exact_dense, polarity=polarity)
+    totals = None if document is not None or where is not None else read_totals(store, question)
+    if totals is None:
+        totals = _add_up(store, select(store, document=document, where=where), question)
+    _refuse_nothing(totals)
     return build_table(
         totals.columns(smallest=smallest),
         ranking="latents",
@@ -77,59 +72,13 @@ def rank_latents(
     )
 
 
-def _add_up(store: ScoreStore, selection: Selection, question: Question) -> "LatentTotals":
-    """The sums over the chosen documents. QueryError where they have no counted token."""
+def _add_up(store: ScoreStore, selection: Selection, question: Question) -> LatentTotals:
     totals = LatentTotals(question)
     for segment, slots in selection:
         totals.add(tally(store, segment, slots, question))
-    if totals.num_tokens == 0:
-        raise QueryError("the chosen documents have no counted token; choose others, or pass include_special=True")
     return totals
 
 
-class LatentTotals:
-    """Sums over documents for each of C latents, in float64."""
-
-    def __init__(self, question: Question) -> None:
-        num_latents = question.num_latents
-        self.question = question
-        self.num_tokens = 0
-        self.num_documents = 0
-        self.num_active = np.zeros(num_latents, np.int64)
-        self.active_documents = np.zeros(num_latents, np.int64)
-        self.sums = {name: np.zeros(num_latents) for name in ("influence", "positive", "absolute", "activation")}
-        self.max_influence = np.full(num_latents, -np.inf)
-        self.max_activation = np.full(num_latents, -np.inf)  # turned: of the negative polarity the largest -a
-
-    def add(self, part: Tally) -> None:
-        """Add the documents of one segment."""
-        num_latents = len(self.num_active)
-        self.num_tokens += int(part.num_tokens_S.sum())
-        self.num_documents += int(np.count_nonzero(part.num_tokens_S))
-        np.add.at(self.num_active, part.latent_P, part.num_active_P)
-        self.active_documents += np.bincount(part.latent_P, minlength=num_latents)
-        for name, total in self.sums.items():
-            total += np.bincount(part.latent_P, part.amount_P(name), num_latents)
-        activation_P = turned(part.max_activation_P, self.question.polarity)
-        for largest, value_P in ((self.max_influence, part.max_influence_P), (self.max_activation, activation_P)):
-            np.maximum(largest, group_maximum(part.latent_P, value_P, num_latents), out=largest)
-
-    def columns(self, *, smallest: bool) -> dict[str, Array]:
-        """Return the columns of the first k latents that fire, in order."""
-        question = self.question
-        frequency = self.num_active / self.num_tokens
-        score = frequency if question.by == "frequency" else self.sums[question.by]
-        active = np.flatnonzero(self.num_active)
-        latent = active[first_k(score[active], active, question.k, smallest=smallest)]
-        columns: dict[str, Any] = {
-            "score": score,
-            "mean_score": score if question.by == "frequency" else score / self.num_tokens,
-            **self.sums,
-            "num_active": self.num_active,
-            "frequency": frequency,
-            "max_influence": self.max_influence,
-            "max_activation": turned(self.max_activation, question.polarity),
-            "num_documents": self.active_documents,
-        }
-        exact = {} if question.exact is None else {"exact": question.exact.is_dense(latent)}
-        return {"latent": latent} | {name: column[latent] for name, column in columns.items()} | exact
+def _refuse_nothing(totals: LatentTotals) -> None:
+    if totals.num_tokens == 0:
+        raise QueryError("the chosen documents have no counted token; choose others, or pass include_special=True")

@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from gradsae_fast.errors import QueryError
+from gradsae_fast.ranking.conditions import Clause, clauses_of, documents_that_meet, text_of, values_never_met
+from gradsae_fast.ranking.document_columns import read_columns
 from gradsae_fast.ranking.question import did_you_mean
-from gradsae_fast.ranking.where import Clause, documents_that_match, holds_numbers, parse_where
+from gradsae_fast.ranking.where import parse_where
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.keys import find_key
 from gradsae_fast.store.segment import StoredSegment
+
+_FEW_KEYS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,6 +24,7 @@ class Selection:
     """Chosen documents: for each segment that has any, their ascending positions in it (slots, int64)."""
 
     parts: tuple[tuple[StoredSegment, Array], ...]
+    is_all: bool = False  # whether they are all documents of the store
 
     def __iter__(self) -> Iterator[tuple[StoredSegment, Array]]:
         return iter(self.parts)
@@ -40,7 +46,10 @@ def select(store: ScoreStore, *, document: str | Sequence[str] | None = None, wh
     if where is not None:
         _keep_matching(store, where, chosen)
     parts = zip(store.segments, map(np.flatnonzero, chosen), strict=True)
-    return Selection(parts=tuple((segment, slots) for segment, slots in parts if len(slots)))
+    return Selection(
+        parts=tuple((segment, slots) for segment, slots in parts if len(slots)),
+        is_all=document is None and where is None,
+    )
 
 
 def keys_of(document: str | Sequence[str] | None) -> list[str] | None:
@@ -51,6 +60,8 @@ def keys_of(document: str | Sequence[str] | None) -> list[str] | None:
 def _keep_keys(store: ScoreStore, keys: list[str], chosen: list[Array]) -> None:
     if not keys:
         raise QueryError("got an empty list of documents; expected at least one key, or None for all documents")
+    if _keep_found(store, keys, chosen):
+        return
     wanted, missing, known = set(keys), set(keys), list[str]()
     for segment, part in zip(store.segments, chosen, strict=True):
         segment_keys = segment.document_keys()
@@ -62,29 +73,44 @@ def _keep_keys(store: ScoreStore, keys: list[str], chosen: list[Array]) -> None:
         raise QueryError(f"no committed document has the key {name!r}; {did_you_mean(name, known)}")
 
 
+def _keep_found(store: ScoreStore, keys: list[str], chosen: list[Array]) -> bool:
+    """Keep what the key index finds; False, and nothing changed, where it is not there or a key is not in it.
+
+    Every key found is read and compared, which for many keys is more work than reading all of them.
+    """
+    if store.index is None or len(keys) > max(_FEW_KEYS, store.num_documents // 1000):
+        return False
+    at = {segment.index: number for number, segment in enumerate(store.segments)}
+    kept = [np.zeros(len(part), bool) for part in chosen]
+    for key in keys:
+        places = [(at[index], slot) for index, slot in find_key(store.index, key)]
+        places = [(number, slot) for number, slot in places if store.segments[number].key_of(slot) == key]
+        if not places:
+            return False
+        for number, slot in places:
+            kept[number][slot] = True
+    for part, keep in zip(chosen, kept, strict=True):
+        part &= keep
+    return True
+
+
 def _keep_matching(store: ScoreStore, where: str, chosen: list[Array]) -> None:
-    clauses = parse_where(where)
-    tables = [segment.metadata() for segment in store.segments]
-    known = sorted({name for table in tables for name in table})
-    hints = []
-    for clause in clauses:
-        if clause.column not in known:
-            expected = did_you_mean(clause.column, known) if known else "the documents of this store have no metadata"
-            raise QueryError(f"no document has a metadata column {clause.column!r}; {expected}")
-        columns = [table.get(clause.column, [None] * len(part)) for table, part in zip(tables, chosen, strict=True)]
-        hints.append(_keep_clause(clause, columns, chosen))
+    condition = parse_where(where)
+    clauses = list(clauses_of(condition))
+    columns = read_columns(store, [clause.column for clause in clauses])
+    met_M = documents_that_meet(condition, columns)
+    borders = np.cumsum([len(part) for part in chosen])[:-1]
+    for part, met in zip(chosen, np.split(met_M, borders), strict=True):
+        part &= met
     if not any(part.any() for part in chosen):
+        hints = [hint for clause in clauses if (hint := _hint(clause, columns[clause.column]))]
         raise QueryError(f"no chosen document meets {where!r}{''.join(hints) or '; loosen it'}")
 
 
-def _keep_clause(clause: Clause, columns: list[list[Any]], chosen: list[Array]) -> str:
-    """Keep the documents that meet one clause; return a hint where it asks for a value that no document has."""
-    values = [value for column in columns for value in column if value is not None]
-    numbers = holds_numbers(values)
-    matched = [documents_that_match(clause, column, numbers=numbers) for column in columns]
-    for part, matches in zip(chosen, matched, strict=True):
-        part &= matches
-    if clause.operator != "=" or any(matches.any() for matches in matched):
-        return ""
-    spelled = did_you_mean(clause.value, sorted(set(map(str, values))))
-    return f"; {clause.column} is never {clause.value!r}: {spelled}"
+def _hint(clause: Clause, values: Sequence[Any]) -> str:
+    """Say where a clause asks for a value that no document has."""
+    known = sorted({text_of(value) for value in values if value is not None})
+    return "".join(
+        f"; {clause.column} is never {value!r}: {did_you_mean(value, known)}"
+        for value in values_never_met(clause, values)
+    )

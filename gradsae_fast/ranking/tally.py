@@ -13,7 +13,7 @@ each document. Below log p = -745 the factor, and with it the influence, is exac
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,45 +29,72 @@ from gradsae_fast.store.segment import StoredSegment
 
 RUN_TOKENS = 1 << 14
 FEW_TOKENS = 1 / 8  # share of a segment's tokens
-_INFLUENCES = ("sum_influence", "sum_positive", "sum_absolute", "max_influence")
+_AMOUNTS = {  # of a Tally, by name: its field, and the stored sum it is read from
+    "influence": ("influence_P", "sum_influence"),
+    "positive": ("positive_P", "sum_positive"),
+    "absolute": ("absolute_P", "sum_absolute"),
+    "activation": ("activation_P", "sum_activation"),
+    "max_influence": ("max_influence_P", "max_influence"),
+    "max_activation": ("max_activation_P", "max_activation"),
+}
+_OF_ACTIVATION = ("activation", "max_activation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tally:
-    """Sums of P (document, latent) pairs of one segment, over counted tokens; influences carry the objective's unit."""
+    """Sums of P (document, latent) pairs of one segment, over counted tokens; influences carry the objective's unit.
+
+    Pairs come by document, and of one document by latent, both ascending, however they were summed: samples rely on it.
+    A tally by one amount has that amount and the numbers of active tokens; its other columns are None.
+    """
 
     num_tokens_S: Array  # int64, counted tokens of each chosen document
     row_P: Array  # int64, into the chosen documents
     latent_P: Array  # int64
     num_active_P: Array  # int64, tokens on which the latent is active
-    activation_P: Array  # float64 from here on: sum of a
-    influence_P: Array  # sum of g
-    positive_P: Array  # sum of max(g, 0)
-    absolute_P: Array  # sum of |g|
-    max_activation_P: Array  # of the negative polarity the most negative a
-    max_influence_P: Array
+    activation_P: Array | None = None  # float64 from here on: sum of a
+    influence_P: Array | None = None  # sum of g
+    positive_P: Array | None = None  # sum of max(g, 0)
+    absolute_P: Array | None = None  # sum of |g|
+    max_activation_P: Array | None = None  # of the negative polarity the most negative a
+    max_influence_P: Array | None = None
 
     def amount_P(self, by: str) -> Array:
-        """Return the summed amount that a question ranks by; for `frequency` the number of active tokens."""
-        amounts = {
-            "influence": self.influence_P,
-            "positive": self.positive_P,
-            "absolute": self.absolute_P,
-            "activation": self.activation_P,
-            "frequency": self.num_active_P,
-        }
-        return amounts[by]
+        """Return the summed amount that a question ranks by; for `frequency` the number of active tokens.
+
+        `max_influence` and `max_activation` are had by these names too.
+        """
+        if by == "frequency":
+            return self.num_active_P
+        amount_P: Array | None = getattr(self, _AMOUNTS[by][0])
+        if amount_P is None:
+            raise ValueError(f"got by = {by!r}; this tally is by another amount: tally with by={by!r}, or all of them")
+        return amount_P
 
 
-def tally(store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Question) -> Tally:
-    """Sum the scores of the chosen documents of a segment; exact effects take the place of sums where asked for."""
+def tally(
+    store: ScoreStore, segment: StoredSegment, slots_S: Array, question: Question, *, by: str | None = None
+) -> Tally:
+    """Sum the scores of the chosen documents of a segment; exact effects take the place of sums where asked for.
+
+    Args:
+        store, segment: where the documents are.
+        slots_S: their positions in the segment, ascending.
+        question: which scores, of which tokens.
+        by: the one amount that is needed, as `Tally.amount_P` names it: nothing else is read; None: all.
+    """
+    if len(slots_S) <= FEW_TOKENS * segment.num_documents:
+        segment.expect_tokens(question.site)
     num_tokens_S = document_lengths(store, segment, question)[slots_S]
     scale_S = document_scale(segment, question)[slots_S]
     few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
     special = question.include_special != store.aggregates_include_special
     unknown = not segment.site(question.site).has_sums(question.polarity)
-    part = (_summed if few or special or unknown else _stored)(segment, slots_S, question, num_tokens_S, scale_S)
-    if question.exact is None:
+    wanted = tuple(_AMOUNTS) if by is None else (by,) if by != "frequency" else ()
+    part = (_summed if few or special or unknown else _stored)(
+        segment, slots_S, question, num_tokens_S, scale_S, wanted
+    )
+    if question.exact is None or part.influence_P is None:
         return part
     influence_P = question.exact.replace(part.influence_P, part.latent_P, slots_S[part.row_P], segment)
     return dataclasses.replace(part, influence_P=influence_P)
@@ -83,6 +110,9 @@ def document_lengths(store: ScoreStore, segment: StoredSegment, question: Questi
 
 def scope(store: ScoreStore, selection: Selection, question: Question) -> dict[str, int]:
     """Return how many of the chosen documents have a counted token (num_documents), and those tokens (num_tokens)."""
+    is_default = question.include_special == store.aggregates_include_special
+    if store.index is not None and is_default and selection.is_all:
+        return dict(store.index.facts["counted"])
     lengths = [document_lengths(store, segment, question)[slots_S] for segment, slots_S in selection]
     return {
         "num_documents": sum(int(np.count_nonzero(num_tokens_S)) for num_tokens_S in lengths),
@@ -104,31 +134,49 @@ def document_scale(segment: StoredSegment, question: Question) -> Array:
     return score_scale(question.objective, segment.values_of(question.objective, question.site))
 
 
-def _stored(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
-    influences = [f"{name}/{question.objective}" for name in _INFLUENCES]
-    names = ["count", "sum_activation", "max_activation", *influences]
-    sums = segment.site(question.site).document_sums(names, polarity=question.polarity)
-    length_S = np.diff(sums.indptr)[slots_S]
-    row_P = np.repeat(np.arange(len(slots_S)), length_S)
-    take_P = np.arange(len(row_P)) + np.repeat(sums.indptr[slots_S] - (np.cumsum(length_S) - length_S), length_S)
-    influence_P, positive_P, absolute_P, max_influence_P = (
-        sums.columns[name][take_P] * scale_S[row_P] for name in influences
+def _stored(
+    segment: StoredSegment,
+    slots_S: Array,
+    question: Question,
+    num_tokens_S: Array,
+    scale_S: Array,
+    wanted: tuple[str, ...],
+) -> Tally:
+    """Take the chosen documents' rows of the stored sums."""
+    names = {amount: _stored_name(amount, question.objective) for amount in wanted}
+    sums = segment.site(question.site).document_sums(
+        ["count", *names.values()], polarity=question.polarity, documents=slots_S
     )
+    row_P = np.repeat(np.arange(len(slots_S)), np.diff(sums.indptr))
+    is_scaled = bool(np.any(scale_S != 1))
+    amounts = {}
+    for amount, name in names.items():
+        amount_P = sums.columns[name]
+        as_stored = amount in _OF_ACTIVATION or not is_scaled
+        amounts[_AMOUNTS[amount][0]] = amount_P if as_stored else amount_P * scale_S[row_P]
     return Tally(
         num_tokens_S=num_tokens_S,
         row_P=row_P,
-        latent_P=sums.indices[take_P].astype(np.int64),
-        num_active_P=sums.columns["count"][take_P].astype(np.int64),
-        activation_P=sums.columns["sum_activation"][take_P],
-        influence_P=influence_P,
-        positive_P=positive_P,
-        absolute_P=absolute_P,
-        max_activation_P=sums.columns["max_activation"][take_P],
-        max_influence_P=max_influence_P,
+        latent_P=sums.indices.astype(np.int64),
+        num_active_P=sums.columns["count"].astype(np.int64),
+        **amounts,
     )
 
 
-def _summed(segment: StoredSegment, slots_S: Array, question: Question, num_tokens_S: Array, scale_S: Array) -> Tally:
+def _stored_name(amount: str, objective: str) -> str:
+    name = _AMOUNTS[amount][1]
+    return name if amount in _OF_ACTIVATION else f"{name}/{objective}"
+
+
+def _summed(
+    segment: StoredSegment,
+    slots_S: Array,
+    question: Question,
+    num_tokens_S: Array,
+    scale_S: Array,
+    wanted: tuple[str, ...],
+) -> Tally:
+    """Add up the scores of the chosen documents' tokens."""
     document_N, counted_N = counted_tokens(segment, question)
     edges = np.searchsorted(document_N, np.arange(segment.num_documents + 1))
     parts = []
@@ -136,7 +184,7 @@ def _summed(segment: StoredSegment, slots_S: Array, question: Question, num_toke
         start, stop = int(edges[slots_S[first]]), int(edges[slots_S[last - 1] + 1])
         scores = segment.site(question.site).by_token(start, stop)
         row_N = first + document_N[start:stop] - slots_S[first]
-        parts.append(_sum_run(scores, row_N, counted_N[start:stop], scale_S, question))
+        parts.append(_sum_run(scores, row_N, counted_N[start:stop], scale_S, question, wanted))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Tally(num_tokens_S=num_tokens_S, **columns)
 
@@ -152,7 +200,7 @@ def _runs(slots_S: Array, edges: Array) -> Iterator[tuple[int, int]]:
 
 
 def _sum_run(
-    scores: SparseScores, row_N: Array, counted_N: Array, scale_S: Array, question: Question
+    scores: SparseScores, row_N: Array, counted_N: Array, scale_S: Array, question: Question, wanted: tuple[str, ...]
 ) -> dict[str, Array]:
     token_Z = np.repeat(np.arange(len(row_N)), np.diff(scores.indptr))
     keep_Z = counted_N[token_Z] & question.takes(scores.activation)
@@ -164,19 +212,19 @@ def _sum_run(
     def total(value_Z: Array) -> Array:
         return np.bincount(pair_Z, value_Z, len(pair_P))
 
-    def largest(value_Z: Array) -> Array:
-        return group_maximum(pair_Z, value_Z, len(pair_P))
-
+    amounts: dict[str, Callable[[], Array]] = {
+        "influence": lambda: total(influence_Z),
+        "positive": lambda: total(np.maximum(influence_Z, 0)),
+        "absolute": lambda: total(np.abs(influence_Z)),
+        "activation": lambda: total(activation_Z),
+        "max_influence": lambda: group_maximum(pair_Z, influence_Z, len(pair_P)),
+        "max_activation": lambda: strongest(pair_Z, activation_Z, len(pair_P), question),
+    }
     return {
         "row_P": pair_P // question.num_latents,
         "latent_P": pair_P % question.num_latents,
         "num_active_P": np.bincount(pair_Z, minlength=len(pair_P)),
-        "activation_P": total(activation_Z),
-        "influence_P": total(influence_Z),
-        "positive_P": total(np.maximum(influence_Z, 0)),
-        "absolute_P": total(np.abs(influence_Z)),
-        "max_activation_P": strongest(pair_Z, activation_Z, len(pair_P), question),
-        "max_influence_P": largest(influence_Z),
+        **{_AMOUNTS[amount][0]: amounts[amount]() for amount in wanted},
     }
 
 

@@ -1,12 +1,13 @@
 """The tokens on which one latent matters most, with the text around them.
 
-The store keeps, for every segment and latent, the largest |influence| and activation (block-max), where activations
-are negative also for each polarity. Segments are visited in order of that bound, and the visit ends when the k-th best
-token found beats every segment that is left: the answer is that of a full scan, and for most latents few segments are
-read.
+What is asked of the whole store is answered from the leading tokens that its index keeps, where they are certain to
+be the answer. Else segments are visited in order of how far the latent's values reach in each (block-max: kept by the
+index for all of them side by side, and by every segment for itself), and the visit ends when the k-th best token found
+beats every segment that is left: the answer is that of a full scan, and for most latents few segments are read.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -16,19 +17,23 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.answer import build_table
 from gradsae_fast.ranking.columns import text_column
 from gradsae_fast.ranking.context import SegmentText
-from gradsae_fast.ranking.postings import read_postings
+from gradsae_fast.ranking.index.bounds import read_bounds
+from gradsae_fast.ranking.index.leaders import are_of, needed_lists, read_leaders
+from gradsae_fast.ranking.postings import Postings, read_postings
 from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.ranking.selection import Selection, keys_of, select
-from gradsae_fast.ranking.tally import document_scale, scope
+from gradsae_fast.ranking.tally import document_scale, influence, scope
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.segment import StoredSegment
 
 TOKEN_VALUES = ("influence", "positive", "absolute", "activation")
 
+_FACTS = ("position", "context", "mask")  # -1 in a hit: to be looked up
 _HIT = np.dtype(
     [("part", "i8"), ("token", "i8"), ("slot", "i8"), ("order", "f8")]
     + [(name, "f8") for name in ("influence", "activation", "projection")]
+    + [(name, "i8") for name in _FACTS]
 )
 
 
@@ -65,21 +70,15 @@ def rank_tokens(
 
     Raises QueryError where the latent or a name is unknown, or k is below 1.
     """
-    question = resolve(
-        store,
-        by=by,
-        k=k,
-        site=site,
-        objective=objective,
-        include_special=include_special,
-        allowed=TOKEN_VALUES,
-        polarity=polarity,
-    )
+    asked: dict[str, Any] = {"by": by, "k": k, "site": site, "objective": objective, "include_special": include_special}
+    question = resolve(store, **asked, allowed=TOKEN_VALUES, polarity=polarity)
     if context < 0:
         raise QueryError(f"got context = {context}; expected 0 or more tokens")
     number = check_latent(latent, question)
     selection = select(store, document=document, where=where)
-    best = _best_tokens(store, selection, number, question, smallest=smallest)
+    best = _leading_tokens(store, selection, number, question, smallest=smallest)
+    if best is None:
+        best = _best_tokens(store, selection, number, question, smallest=smallest)
     return build_table(
         _columns(store, selection, best, context),
         ranking="tokens",
@@ -94,26 +93,78 @@ def rank_tokens(
     )
 
 
+def _leading_tokens(
+    store: ScoreStore, selection: Selection, latent: int, question: Question, *, smallest: bool
+) -> Array | None:
+    """Return the first k hits in all documents from the index's lists; None where these may not be the answer."""
+    wanted = needed_lists(question, smallest=smallest)
+    if store.index is None or question.k is None or not (wanted and selection.is_all and are_of(store, question)):
+        return None
+    lists = [read_leaders(store.index, question, latent, which) for which in wanted]
+    found = [one for one in lists if one is not None]
+    if len(found) < len(wanted):
+        return None
+    hits = np.concatenate([_hits_of_list(selection, one.columns, question, smallest=smallest) for one in found])
+    _, first = np.unique(np.stack([hits["part"], hits["token"]]), axis=1, return_index=True)
+    best = _first(hits[first], question.k)
+    # What is in no list lies behind the last of each list. A largest value of 0 may be that of many others too.
+    is_certain = question.by in ("influence", "activation") or bool(np.all(best["order"][-1:] > 0))
+    if all(one.is_all for one in found) or (question.k <= min(map(len, found)) and is_certain):
+        return best
+    return None
+
+
+def _hits_of_list(selection: Selection, columns: Mapping[str, Array], question: Question, *, smallest: bool) -> Array:
+    activation, projection = columns["activation"], columns["projection"]
+    postings = Postings(
+        token_P=columns["token"].astype(np.int64),
+        slot_P=columns["document"].astype(np.int64),
+        activation_P=activation.astype(np.float64),
+        projection_P=projection * columns["scale"],
+        influence_P=influence(activation, projection) * columns["scale"],
+    )
+    part_P = np.searchsorted([segment.index for segment, _ in selection.parts], columns["segment"])
+    hits = _as_hits(part_P, postings, question, smallest=smallest)
+    for name in _FACTS:
+        hits[name] = columns[name]
+    return hits
+
+
 def _best_tokens(store: ScoreStore, selection: Selection, latent: int, question: Question, *, smallest: bool) -> Array:
     """Return the first k hits (`part` counts the selection's segments), visiting segments by falling bound."""
     parts = selection.parts
-    bounds = [_bound(store, segment, slots, latent, question, smallest=smallest) for segment, slots in parts]
+    bounds = _bounds(store, selection, latent, question, smallest=smallest)
     best, k = np.zeros(0, _HIT), question.k
     for part in sorted(range(len(parts)), key=lambda part: (-bounds[part], part)):
         # A tie in a segment that is left may come earlier in the corpus: only a strictly better hit ends the visit.
         if bounds[part] == -np.inf or (k is not None and len(best) == k and best["order"][-1] > bounds[part]):
             break
-        hits = np.concatenate([best, _hits(part, *parts[part], latent, question, smallest=smallest)])
-        best = hits[np.lexsort((hits["token"], hits["part"], -hits["order"]))[:k]]
+        segment, slots = parts[part]
+        postings = read_postings(segment, latent, slots, question)
+        best = _first(np.concatenate([best, _as_hits(part, postings, question, smallest=smallest)]), k)
     return best
 
 
-def _bound(
-    store: ScoreStore, segment: StoredSegment, slots: Array, latent: int, question: Question, *, smallest: bool
-) -> float:
-    """Return an upper bound of `order` in a segment: -inf where the latent never fires, inf where none is known."""
+def _first(hits: Array, k: int | None) -> Array:
+    return hits[np.lexsort((hits["token"], hits["part"], -hits["order"]))[:k]]
+
+
+def _bounds(store: ScoreStore, selection: Selection, latent: int, question: Question, *, smallest: bool) -> list[float]:
+    """Return an upper bound of `order` in each part: -inf where the latent never fires, inf where none is known."""
     if question.include_special and not store.aggregates_include_special:
-        return np.inf  # the store's maxima leave out tokens that are asked for
+        return [np.inf] * len(selection.parts)  # the store's maxima leave out tokens that are asked for
+    if store.index is None:
+        return [_bound(segment, slots, latent, question, smallest=smallest) for segment, slots in selection]
+    found = read_bounds(store.index, question.site, question.objective, latent, question.by)
+    order_S = found.of_order(question.by, smallest=smallest)
+    numbers = [segment.index for segment in store.segments]
+    at = np.searchsorted(numbers, [segment.index for segment, _ in selection.parts])
+    chosen: list[float] = order_S[at].tolist()
+    return chosen
+
+
+def _bound(segment: StoredSegment, slots: Array, latent: int, question: Question, *, smallest: bool) -> float:
+    """Return the bound of a segment as its own maxima give it."""
     site, by_activation = segment.site(question.site), question.by == "activation"
     polarity = question.polarity if site.has_sums(question.polarity) else None
     maximum = "max_activation" if by_activation else f"max_absolute/{question.objective}"
@@ -129,9 +180,10 @@ def _bound(
     return np.inf if np.isnan(bound) else bound
 
 
-def _hits(part: int, segment: StoredSegment, slots: Array, latent: int, question: Question, *, smallest: bool) -> Array:
-    postings = read_postings(segment, latent, slots, question)
+def _as_hits(part: int | Array, postings: Postings, question: Question, *, smallest: bool) -> Array:
     hits = np.zeros(len(postings.token_P), _HIT)
+    for name in _FACTS:
+        hits[name] = -1
     value = postings.value_P(question.by)
     columns = {
         "part": part,
@@ -150,17 +202,19 @@ def _hits(part: int, segment: StoredSegment, slots: Array, latent: int, question
 def _columns(store: ScoreStore, selection: Selection, best: Array, context: int) -> dict[str, Any]:
     """Look up the keys and texts of the hits, segment by segment."""
     rows: dict[str, list[Any]] = {name: [None] * len(best) for name in ("document", "token", "before", "after")}
-    facts = {name: np.zeros(len(best), np.int64) for name in ("position", "context", "mask")}
-    vocabulary = store.token_strings()
-    for part in np.unique(best["part"]):
+    facts = {name: best[name].copy() for name in _FACTS}
+    vocabulary = functools.cache(store.token_strings)
+    texts = {part: SegmentText(selection.parts[part][0], vocabulary) for part in np.unique(best["part"]).tolist()}
+    for text in texts.values():
+        text.expect()
+    for part, text in texts.items():
         segment = selection.parts[part][0]
-        keys, text = segment.document_keys(), SegmentText(segment, vocabulary)
-        at = np.flatnonzero(best["part"] == part)
-        for name, column in facts.items():
-            column[at] = segment.token_column(name)[best["token"][at]]
-        for row in at:
-            shown = text.around(int(best["slot"][row]), int(best["token"][row]), context)
-            rows["document"][row] = keys[best["slot"][row]]
+        for row in np.flatnonzero(best["part"] == part):
+            token, slot = int(best["token"][row]), int(best["slot"][row])
+            for name, column in facts.items():
+                column[row] = text.fact(name, token) if column[row] < 0 else column[row]
+            shown = text.around(slot, token, context)
+            rows["document"][row] = segment.key_of(slot)
             rows["token"][row], rows["before"][row], rows["after"][row] = shown.token, shown.before, shown.after
     return {
         "document": text_column(rows["document"]),

@@ -3,7 +3,9 @@
 `FORMAT.md` beside this file is the on-disk format.
 """
 
+from gradsae_fast.store.described import Described
 from gradsae_fast.store.exact import ExactDense
+from gradsae_fast.store.index import StoreIndex
 from gradsae_fast.store.layout import FORMAT_VERSION
 from gradsae_fast.store.reader import ScoreStore, open_scores
 from gradsae_fast.store.segment import StoredSegment
@@ -13,12 +15,14 @@ from gradsae_fast.store.writer import ScoreWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "Described",
     "DocumentSums",
     "ExactDense",
     "Fault",
     "LatentStats",
     "ScoreStore",
     "ScoreWriter",
+    "StoreIndex",
     "StoredSegment",
     "StoredSite",
     "open_scores",

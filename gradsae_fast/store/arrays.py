@@ -8,6 +8,8 @@ missing; here that is an error. zarr-python is the oracle of the tests, in both 
 
 import json
 import struct
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,12 @@ class StoredArray:
         label: what errors call it, with segment and path.
     """
 
-    def __init__(self, folder: Path, label: str) -> None:
+    def __init__(self, folder: Path | str, label: str) -> None:
         self._label = label
-        self._shard = folder / SHARD
+        self._shard = f"{folder}/{SHARD}"  # paths as text: a question opens hundreds of arrays
         try:
-            metadata = json.loads((folder / METADATA).read_bytes())
+            with FileIO(f"{folder}/{METADATA}") as file:
+                metadata = json.loads(file.readall())
             (self._length,) = metadata["shape"]
             self._dtype = np.dtype(metadata["data_type"])
             sharding = metadata["codecs"][0]["configuration"]
@@ -117,17 +120,47 @@ class StoredArray:
         """Return elements `start` to `stop` (default: the end), reading only the chunks that hold them.
 
         Raises:
-            StoreError: a missing object, a checksum that does not match, or bytes that do not decode.
+            StoreError: a missing object, a checksum that does not match, bytes that do not decode, or a range that is
+                not inside, as ranges come from other arrays.
         """
         stop = self._length if stop is None else stop
+        pieces = list(self._pieces(start, stop))
+        if len(pieces) != 1:
+            return self.read_ranges([start], [stop])
+        ((number, first, last),) = pieces
+        ((_, values),) = self._chunks([number])
+        return values[first:last]
+
+    def read_ranges(self, starts: Sequence[int], stops: Sequence[int], dtype: type[np.generic] | None = None) -> Array:
+        """Return the elements of ranges one after the other, decoding only the chunks that hold them, each once.
+
+        Args:
+            starts, stops: borders of the ranges, which ascend and do not overlap.
+            dtype: what to return them as; None: as they are stored.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        pieces = [piece for start, stop in zip(starts, stops, strict=True) for piece in self._pieces(start, stop)]
+        values = np.empty(sum(last - first for _, first, last in pieces), dtype or self._dtype)
+        chunks = self._chunks(list(dict.fromkeys(number for number, _, _ in pieces)))
+        at, held, chunk = 0, -1, values
+        for number, first, last in pieces:
+            if number != held:
+                held, chunk = next(chunks)
+            values[at : at + last - first] = chunk[first:last]
+            at += last - first
+        return values
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Cut a range at the borders of chunks: (chunk, first, last), counted from the chunk's first element."""
         if not 0 <= start <= stop <= self._length:
-            raise IndexError(f"{self._label}: elements {start} to {stop} of {self._length}")
-        if start == stop:
-            return np.zeros(0, self._dtype)
-        first, last = start // self._chunk, (stop - 1) // self._chunk
-        parts = self._read_chunks(first, last)
-        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return values[start - first * self._chunk : stop - first * self._chunk]
+            raise self._damaged(f"it has {self._length} elements, another array speaks of {start} to {stop}")
+        while start < stop:
+            number, first = divmod(start, self._chunk)
+            last = min(self._chunk, first + stop - start)
+            yield number, first, last
+            start += last - first
 
     def damaged_chunks(self) -> list[int]:
         """Return the numbers of the chunks that do not decode to their full length.
@@ -135,30 +168,41 @@ class StoredArray:
         Raises:
             StoreError: the shard's index cannot be read, so no chunk can be told from another.
         """
-        self._read_index()
+        if not self._length:
+            return []
+        with self._opened() as shard:
+            self._read_index(shard)
         return [number for number in range(self.num_chunks) if not self._decodes(number)]
 
     def _decodes(self, number: int) -> bool:
         try:
-            self._read_chunks(number, number)
+            list(self._chunks([number]))
         except StoreError:
             return False
         return True
 
-    def _read_chunks(self, first: int, last: int) -> list[Array]:
-        index = self._read_index()[first : last + 1]
-        begin = min(offset for offset, _ in index)
-        end = max(offset + length for offset, length in index)
+    def _chunks(self, numbers: list[int]) -> Iterator[tuple[int, Array]]:
+        """Yield chunks by their numbers; the shard is opened once."""
+        if not numbers:
+            return
+        with self._opened() as shard:
+            index = self._read_index(shard)
+            for number in numbers:
+                offset, length = index[number]
+                yield number, self._decode_chunk(number, self._read_bytes(shard, offset, length))
+
+    def _opened(self) -> FileIO:
         try:
-            with self._shard.open("rb", buffering=0) as shard:
-                shard.seek(begin)
-                data = shard.read(end - begin)
+            return FileIO(self._shard)
         except OSError as error:
             raise self._damaged(f"its shard cannot be read ({error})") from error
-        return [
-            self._decode_chunk(number, data[offset - begin : offset - begin + length])
-            for number, (offset, length) in enumerate(index, first)
-        ]
+
+    def _read_bytes(self, shard: FileIO, offset: int, length: int) -> bytes:
+        try:
+            shard.seek(offset)
+            return shard.read(length)
+        except OSError as error:
+            raise self._damaged(f"its shard cannot be read ({error})") from error
 
     def _decode_chunk(self, number: int, data: bytes) -> Array:
         try:
@@ -169,12 +213,13 @@ class StoredArray:
             raise self._damaged(f"chunk {number} has {len(values)} elements, expected {self._chunk}")
         return values
 
-    def _read_index(self) -> list[tuple[int, int]]:
-        """Read (offset, length) of every chunk from the end of the shard."""
+    def _read_index(self, shard: FileIO) -> list[tuple[int, int]]:
+        """Read (offset, length) of every chunk from the end of the shard, the first time."""
         if self._index is None:
-            size = self.num_chunks * _INDEX_ENTRY.size
+            size = self.num_chunks * _INDEX_ENTRY.size + _CHECKSUM_BYTES
             try:
-                index = list(_INDEX_ENTRY.iter_unpack(strip_checksum(self._read_tail(size + _CHECKSUM_BYTES))))
+                shard.seek(-size, 2)
+                index = list(_INDEX_ENTRY.iter_unpack(strip_checksum(shard.read(size))))
             except (OSError, struct.error) as error:
                 raise self._damaged(f"its shard index cannot be read ({error})") from error
             missing = [number for number, entry in enumerate(index) if _MISSING_CHUNK in entry]
@@ -182,11 +227,6 @@ class StoredArray:
                 raise self._damaged(f"its shard lacks chunks {missing}")
             self._index = index
         return self._index
-
-    def _read_tail(self, size: int) -> bytes:
-        with self._shard.open("rb", buffering=0) as shard:
-            shard.seek(-size, 2)
-            return shard.read(size)
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self._label}: {what}; run `gradsae verify` on the store, then `gradsae repair`")

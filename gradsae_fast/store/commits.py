@@ -32,7 +32,7 @@ from gradsae_fast.store.durable import (
     sync_all,
     write_new_file,
 )
-from gradsae_fast.store.layout import FORMAT_VERSION
+from gradsae_fast.store.layout import FORMAT_VERSION, component
 
 COMMITS = "commits"
 SEGMENTS = "segments"
@@ -88,6 +88,23 @@ class CommitRecord:
             ],
             "writer": {**self.writer, "folder": self.folder},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSummary:
+    """What opening a store needs to know of a segment: its record without the objects."""
+
+    folder: str  # below the store
+    digest: str
+    facts: dict[str, Any]
+    signed: tuple[str, ...]  # sites that have sums of each side
+
+    @classmethod
+    def of(cls, record: CommitRecord) -> "SegmentSummary":
+        """Return the summary of a segment's record."""
+        sides = {key.partition("/latents/negative/")[0] for key in (o.key for o in record.objects)}
+        signed = tuple(site["name"] for site in record.facts["sites"] if f"sites/{component(site['name'])}" in sides)
+        return cls(folder=record.folder, digest=record.digest, facts=record.facts, signed=signed)
 
 
 def publish(

@@ -1,8 +1,9 @@
 """Every array that a store holds, declared once, and how names become path components.
 
 Dimensions: token N, document M, latent C, dense K (latents that fire nearly everywhere), document_dense M·K, nonzero Z
-(active latents over the tokens of a segment), pair R (a document and a latent that is active in it), byte and string of
-a text column. An `_edge` dimension has one entry more: it holds the borders of rows. `FORMAT.md` says it in prose.
+(active latents over the tokens of a segment), pair R (a document and a latent that is active in it), latent_token C·T
+and latent_neighbour C·K (what decoder rows say), byte and string of a text column. An `_edge` dimension has one entry
+more: it holds the borders of rows. `FORMAT.md` says it in prose.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 SEGMENT_FORMAT = "gradsae.segment"
 STORE_FORMAT = "gradsae.scores"
 EXACT_FORMAT = "gradsae.exact"
+DESCRIBED_FORMAT = "gradsae.described"
 
 LATENT = "latent id"  # dtype of latent ids: uint16 where C ≤ 65,536, else uint32
 
@@ -119,6 +121,16 @@ EXACT = (
 
 DICTIONARY_TOKENS = _strings("tokens", "token_id", "string of each vocabulary id")
 DICTIONARY_SITE = (_array("decoder_norm", "float32", "latent", "Euclidean norm of the decoder row"),)
+
+_EFFECT = "logits above the vocabulary's mean, of the token at the same place in"
+DESCRIBED = (
+    _array("promoted", "uint32", "latent_token", "vocabulary ids, T a latent, most promoted first"),
+    _array("promoted_effect", "float32", "latent_token", f"{_EFFECT} promoted"),
+    _array("suppressed", "uint32", "latent_token", "vocabulary ids, T a latent, most suppressed first"),
+    _array("suppressed_effect", "float32", "latent_token", f"{_EFFECT} suppressed"),
+    _array("neighbours", "uint32", "latent_neighbour", "latents, K a latent, largest cosine of decoder rows first"),
+    _array("cosine", "float32", "latent_neighbour", "cosine of the two decoder rows"),
+)
 
 
 def of_side(group: str, specs: tuple[ArraySpec, ...], polarity: str | None) -> tuple[str, tuple[ArraySpec, ...]]:

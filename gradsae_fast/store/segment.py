@@ -1,12 +1,19 @@
-"""One committed segment, read table by table or column by column. N tokens, M documents."""
+"""One committed segment, read table by table, column by column or document by document. N tokens, M documents.
 
+Nothing of a segment is looked at before it is asked for. An array that cannot be read is explained by what its commit
+record says: an object that is missing or cut short makes it a half-copied store, other damage is the array's own.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.records import DocumentTable, TokenTable
-from gradsae_fast.store.arrays import StoredArray
-from gradsae_fast.store.commits import CommitRecord
+from gradsae_fast.store.ahead import expect
+from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray
+from gradsae_fast.store.commits import CommitRecord, SegmentSummary, missing_objects, read_record, record_path
 from gradsae_fast.store.layout import TOKENS, Array, component, path_of
 from gradsae_fast.store.site import StoredSite
 from gradsae_fast.store.strings import decode_json, decode_strings
@@ -14,15 +21,28 @@ from gradsae_fast.store.strings import decode_json, decode_strings
 _TOKEN_COLUMNS = tuple(spec.name for spec in TOKENS)
 
 
+class SegmentArray(StoredArray):
+    """An array of a segment, whose faults are those of the segment's objects where these are not all there."""
+
+    def __init__(self, segment: "StoredSegment", path: str) -> None:
+        self._segment = segment
+        super().__init__(f"{segment.folder}/{path}", f"{segment.label}, {path}")
+
+    def _damaged(self, what: str) -> StoreError:
+        return self._segment.half_copied() or super()._damaged(what)
+
+
 class StoredSegment:
     """A committed segment; made by `open_scores`."""
 
-    def __init__(self, store: Path, index: int, record: CommitRecord) -> None:
+    def __init__(self, store: Path, index: int, summary: SegmentSummary) -> None:
         self.index = index
-        self._record = record
-        self._folder = store / record.folder
-        self._label = f"{store}, segment {index}"
+        self.label = f"{store}, segment {index}"
+        self.folder = store / summary.folder
+        self._store = store
+        self._summary = summary
         self._sites: dict[str, StoredSite] = {}
+        self._arrays: dict[str, StoredArray] = {}
 
     @property
     def commit(self) -> dict[str, Any]:
@@ -30,33 +50,62 @@ class StoredSegment:
         return self._record.to_document()
 
     @property
+    def summary(self) -> SegmentSummary:
+        """The commit record without its objects."""
+        return self._summary
+
+    def check_folder(self) -> None:
+        """Check that the segment's folder exists, which costs next to nothing.
+
+        Raises:
+            StoreError: it does not.
+        """
+        if not self.folder.is_dir():
+            raise self.half_copied() or StoreError(f"{self.label}: its folder {self.folder} is missing")
+
+    def half_copied(self) -> StoreError | None:
+        """Return the error to raise where an object of the segment is absent or of another length; None: all there.
+
+        Raises:
+            StoreError: the commit record is damaged or no longer there.
+        """
+        faults = missing_objects(self._store, self._record)
+        if not faults:
+            return None
+        key, what = faults[0]
+        return StoreError(
+            f"{self._store}: segment {self.index} is damaged: its object {self._summary.folder}/{key} {what} "
+            f"({len(faults)} such objects); copy the whole folder again, or run `gradsae repair` and extract again"
+        )
+
+    @property
     def digest(self) -> str:
         """Digest of all bytes of the segment: equal where the segments are byte-identical."""
-        return self._record.digest
+        return self._summary.digest
 
     @property
     def num_tokens(self) -> int:
         """N, scored tokens."""
-        return int(self._record.facts["counts"]["tokens"])
+        return int(self._summary.facts["counts"]["tokens"])
 
     @property
     def num_documents(self) -> int:
         """M."""
-        return int(self._record.facts["counts"]["documents"])
+        return int(self._summary.facts["counts"]["documents"])
 
     def tokens(self) -> TokenTable:
         """Return the table of scored tokens."""
         return TokenTable(**{name: self.token_column(name) for name in _TOKEN_COLUMNS})
 
-    def token_column(self, name: str) -> Array:
-        """Return one column [N] of the table of tokens.
+    def token_column(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return one column [N] of the table of tokens, or its rows `start` to `stop`, reading only their chunks.
 
         Raises:
             QueryError: no such column.
         """
         if name not in _TOKEN_COLUMNS:
             raise QueryError(f"tokens have no column {name!r}; they have {', '.join(_TOKEN_COLUMNS)}")
-        return self._read(f"tokens/{name}")
+        return self._array(f"tokens/{name}").read(start, stop)
 
     def documents(self) -> DocumentTable:
         """Return the table of documents, texts included."""
@@ -75,6 +124,34 @@ class StoredSegment:
         """Return the ids of the M documents, without reading texts."""
         return self._read_strings("key")
 
+    def key_of(self, slot: int) -> str:
+        """Return the id of one document, reading only the chunks that hold it."""
+        return self._read_string("key", slot)
+
+    def text_of(self, slot: int) -> str:
+        """Return the text of one document, reading only the chunks that hold it."""
+        return self._read_string("text", slot)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Tell the system that these arrays will be read; see `ahead`."""
+        folder = str(self.folder)
+        expect(f"{folder}/{path}/{name}" for path in paths for name in (METADATA, SHARD))
+
+    def expect_tokens(self, site: str) -> None:
+        """Tell the system that the scores of some tokens at a site will be read, with what says which tokens count."""
+        scores = f"sites/{component(site)}/by_token"
+        projections = (
+            path_of(f"{scores}/projection/{{objective}}", name) for name in self._summary.facts["objectives"]
+        )
+        self.expect(
+            [
+                *(f"tokens/{name}" for name in ("document", "mask")),
+                "documents/num_counted",
+                *(f"{scores}/{name}" for name in ("indptr", "indices", "activation")),
+                *projections,
+            ]
+        )
+
     def counted_tokens(self) -> Array:
         """Return how many tokens of each document count in aggregates, uint32 [M]: what means divide by."""
         return self._read("documents/num_counted")
@@ -85,17 +162,22 @@ class StoredSegment:
         Columns are named by objective, or "objective@site" where each site was spliced in a run of its own.
         """
         template = "documents/objectives/{column}"
-        return {name: self._read(path_of(template, name)) for name in self._record.facts["values"]}
+        return {name: self._read(path_of(template, name)) for name in self._summary.facts["values"]}
 
     def values_of(self, objective: str, site: str) -> Array:
         """Return the value of an objective for each document, float64 [M]: of the site's own run where it had one."""
         of_site = f"{objective}@{site}"
-        column = of_site if of_site in self._record.facts["values"] else objective
+        column = of_site if of_site in self._summary.facts["values"] else objective
         return self._read(path_of("documents/objectives/{column}", column))
 
-    def metadata(self) -> dict[str, list[Any]]:
-        """Return the metadata columns, one JSON value per document."""
-        return {name: self._read_json(name) for name in self._record.facts["columns"]}
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metadata columns."""
+        return list(self._summary.facts["columns"])
+
+    def metadata(self, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+        """Return the metadata columns, all or those of the named ones that exist, one JSON value per document."""
+        return {name: self._read_json(name) for name in self.columns if columns is None or name in columns}
 
     def site(self, name: str) -> StoredSite:
         """Return the scores of one site.
@@ -104,28 +186,51 @@ class StoredSegment:
             QueryError: no such site.
         """
         if name not in self._sites:
-            widths = {site["name"]: int(site["num_latents"]) for site in self._record.facts["sites"]}
+            widths = {site["name"]: int(site["num_latents"]) for site in self._summary.facts["sites"]}
             if name not in widths:
-                raise QueryError(f"{self._label} has no site {name!r}; it has {', '.join(widths)}")
+                raise QueryError(f"{self.label} has no site {name!r}; it has {', '.join(widths)}")
             place = f"sites/{component(name)}"
             self._sites[name] = StoredSite(
-                folder=self._folder / place,
-                label=f"{self._label}, site {name}",
+                open_array=partial(self._site_array, place),
+                label=f"{self.label}, site {name}",
                 name=name,
-                objectives=self._record.facts["objectives"],
+                objectives=self._summary.facts["objectives"],
                 shape=(self.num_tokens, widths[name]),
-                sides=any(record.key.startswith(f"{place}/latents/negative/") for record in self._record.objects),
+                sides=name in self._summary.signed,
             )
         return self._sites[name]
 
     def __repr__(self) -> str:
         return f"<StoredSegment {self.index}: {self.num_tokens:,} tokens of {self.num_documents:,} documents>"
 
+    @cached_property
+    def _record(self) -> CommitRecord:
+        try:
+            return read_record(record_path(self._store, self.index))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.label}: its commit record is no longer there; `gradsae repair` has dropped it: open the store "
+                "again"
+            ) from error
+
+    def _array(self, path: str) -> StoredArray:
+        if path not in self._arrays:
+            self._arrays[path] = SegmentArray(self, path)
+        return self._arrays[path]
+
+    def _site_array(self, place: str, path: str) -> StoredArray:
+        return SegmentArray(self, f"{place}/{path}")
+
     def _read(self, path: str) -> Array:
-        return StoredArray(self._folder / path, f"{self._label}, {path}").read()
+        return self._array(path).read()
 
     def _read_strings(self, name: str) -> list[str]:
         return decode_strings(self._read(f"documents/{name}/bytes"), self._read(f"documents/{name}/offsets"))
+
+    def _read_string(self, name: str, slot: int) -> str:
+        offsets = self._array(f"documents/{name}/offsets").read(slot, slot + 2)
+        data = self._array(f"documents/{name}/bytes").read(int(offsets[0]), int(offsets[1]))
+        return decode_strings(data, offsets - offsets[0])[0]
 
     def _read_json(self, column: str) -> list[Any]:
         folder = f"documents/metadata/{component(column)}"

@@ -4,10 +4,9 @@ N tokens, C latents, Z non-zeros, R pairs of a document and a latent. Latent ids
 borders as int64, activations and projections as float32, every column of sums as float64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -53,13 +52,20 @@ class StoredSite:
     """The scores of one site in one segment; made by `StoredSegment.site`."""
 
     def __init__(
-        self, *, folder: Path, label: str, name: str, objectives: Sequence[str], shape: tuple[int, int], sides: bool
+        self,
+        *,
+        open_array: Callable[[str], StoredArray],
+        label: str,
+        name: str,
+        objectives: Sequence[str],
+        shape: tuple[int, int],
+        sides: bool,
     ) -> None:
         self.name = name
         self.objectives = list(objectives)
         self.num_tokens, self.num_latents = shape
         self._sides = sides
-        self._folder = folder
+        self._open_array = open_array  # by its path below the site
         self._label = label
         self._arrays: dict[str, StoredArray] = {}
 
@@ -97,6 +103,28 @@ class StoredSite:
         activation = self._array("by_latent/activation").read(first, last)
         return tokens, activation, self._projections("by_latent", first, last)
 
+    def by_latents(self, start: int, stop: int) -> tuple[Array, Array, Array, dict[str, Array]]:
+        """Return what `by_latent` does of a run of latents, end to end, with the border of each int64 before it.
+
+        Raises:
+            StoreError: damaged data.
+        """
+        edges = self._latent_edges[start : stop + 1]
+        first, last = int(edges[0]), int(edges[-1])
+        total = np.concatenate([[0], tokens_of_gaps(self._array("by_latent/token_gap").read(first, last))])
+        tokens = total[1:] - np.repeat(total[edges[:-1] - first], np.diff(edges))
+        activation = self._array("by_latent/activation").read(first, last)
+        return edges - first, tokens, activation, self._projections("by_latent", first, last)
+
+    def latent_runs(self, num_entries: int) -> list[tuple[int, int]]:
+        """Cut the latents into runs of neighbours that together have at most so many entries (or are one latent)."""
+        runs, start, edges = list[tuple[int, int]](), 0, self._latent_edges
+        while start < self.num_latents:
+            stop = int(np.searchsorted(edges, edges[start] + num_entries, side="right")) - 1
+            runs.append((start, max(start + 1, stop)))
+            start = runs[-1][1]
+        return runs
+
     @cached_property
     def is_signed(self) -> bool:
         """Whether an activation is negative; in a segment of an earlier release, one of a token that counts."""
@@ -106,23 +134,33 @@ class StoredSite:
         """Whether the sums of a polarity can be read: everywhere but in signed segments of an earlier release."""
         return polarity is None or self._sides or self._is_positive
 
-    def document_sums(self, columns: Sequence[str] | None = None, *, polarity: str | None = None) -> DocumentSums:
+    def document_sums(
+        self, columns: Sequence[str] | None = None, *, polarity: str | None = None, documents: Array | None = None
+    ) -> DocumentSums:
         """Return the per-document sums, all columns or the named ones.
 
         Args:
             columns: names of columns; None: all.
             polarity: "positive" or "negative": only of tokens on which the latent is; None: of all on which it is
                 active.
+            documents: positions in the segment, ascending: only the chunks that hold their rows are read; None: all.
 
         Raises:
             QueryError: no such column or polarity, or no sums of it (see `has_sums`).
             StoreError: damaged data.
         """
         group, specs = self._side("documents", DOCUMENT_SUMS, polarity)
+        paths = self._paths(specs, columns)
+        whole = self._array(f"{group}/indptr").read()
+        chosen = np.arange(len(whole) - 1) if documents is None else documents
+        starts, stops = _runs(chosen)
+        rows = (whole[starts].tolist(), whole[stops].tolist())
         sums = DocumentSums(
-            indptr=self._array(f"{group}/indptr").read(),
-            indices=self._array(f"{group}/indices").read().astype(np.int32),
-            columns=self._columns(group, specs, columns),
+            indptr=np.concatenate([[0], np.cumsum(np.diff(whole)[chosen])]),
+            indices=self._array(f"{group}/indices").read_ranges(*rows, np.int32),
+            columns={
+                name: self._array(f"{group}/{path}").read_ranges(*rows, np.float64) for name, path in paths.items()
+            },
             num_latents=self.num_latents,
         )
         if not self._is_silent(polarity):
@@ -137,7 +175,11 @@ class StoredSite:
             QueryError: no such column or polarity, or no sums of it (see `has_sums`).
             StoreError: damaged data.
         """
-        found = self._columns(*self._side("latents", LATENT_STATS, polarity), columns)
+        group, specs = self._side("latents", LATENT_STATS, polarity)
+        found = {
+            name: self._array(f"{group}/{path}").read().astype(np.float64)
+            for name, path in self._paths(specs, columns).items()
+        }
         if self._is_silent(polarity):
             found = {name: np.zeros_like(values) for name, values in found.items()}
         return LatentStats(columns=found, num_latents=self.num_latents)
@@ -173,7 +215,8 @@ class StoredSite:
         template = f"{group}/projection/{{objective}}"
         return {name: self._array(path_of(template, name)).read(first, last) for name in self.objectives}
 
-    def _columns(self, group: str, specs: tuple[ArraySpec, ...], wanted: Sequence[str] | None) -> dict[str, Array]:
+    def _paths(self, specs: tuple[ArraySpec, ...], wanted: Sequence[str] | None) -> dict[str, str]:
+        """Where the wanted columns lie below their group, by name."""
         paths: dict[str, str] = {}
         for spec in specs:
             if spec.name.endswith("{objective}"):
@@ -183,10 +226,16 @@ class StoredSite:
         unknown = [name for name in wanted or () if name not in paths]
         if unknown:
             raise QueryError(f"{self._label} has no column {unknown[0]!r}; it has {', '.join(paths)}")
-        chosen = paths if wanted is None else wanted
-        return {name: self._array(f"{group}/{paths[name]}").read().astype(np.float64) for name in chosen}
+        return paths if wanted is None else {name: paths[name] for name in wanted}
 
     def _array(self, path: str) -> StoredArray:
         if path not in self._arrays:
-            self._arrays[path] = StoredArray(self._folder / path, f"{self._label}, {path}")
+            self._arrays[path] = self._open_array(path)
         return self._arrays[path]
+
+
+def _runs(chosen: Array) -> tuple[Array, Array]:
+    """Return where runs of neighbours begin among ascending numbers, and one past where they end."""
+    begins = np.diff(chosen, prepend=-2) > 1
+    ends = np.diff(chosen, append=np.iinfo(np.int64).max) > 1
+    return chosen[begins], chosen[ends] + 1

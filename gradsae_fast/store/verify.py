@@ -1,6 +1,7 @@
 """Is every byte of a store still what was committed, and what to recompute where it is not."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from gradsae_fast.store.commits import (
     read_record,
     record_path,
 )
+from gradsae_fast.store.described import FOLDER as DESCRIBED_FOLDER
+from gradsae_fast.store.described import described_record
 from gradsae_fast.store.dictionary import DICTIONARY, dictionary_record
 from gradsae_fast.store.durable import TEMPORARY, make_folder, read_document, storage_errors, sync
 from gradsae_fast.store.exact import FOLDER as EXACT_FOLDER
 from gradsae_fast.store.facts import FACTS
 from gradsae_fast.store.identity import RUN_FILE, read_run
+from gradsae_fast.store.index import INDEX, index_records
 from gradsae_fast.store.lock import WriterLock
 
 DROPPED = "dropped"
@@ -60,6 +64,8 @@ def verify(path: str | Path, quick: bool = False) -> list[Fault]:
     return [
         *_run_faults(store),
         *_dictionary_faults(store, quick),
+        *_described_faults(store, quick),
+        *_index_faults(store, quick),
         *_segment_faults(store, quick),
         *_exact_faults(store, quick),
     ]
@@ -69,8 +75,8 @@ def repair(path: str | Path, *, tell: Callable[[str], None] | None = None) -> li
     """Drop every segment that `verify` finds damaged, and return their numbers; the next run recomputes exactly those.
 
     Commit records are moved to `dropped/`, those of the exact effects of a dropped segment too; nothing else that is
-    sound is touched. A damaged dictionary, sidecar or segment's exact effects are dropped too; `tell` is told of each
-    in a sentence, and how it is made again.
+    sound is touched. A damaged dictionary, sidecar, description, index or segment's exact effects are dropped too;
+    `tell` is told of each in a sentence, and how it is made again.
 
     Raises:
         StoreError: not a store, read-only, or a damaged `run.json`, which nothing can be recomputed from.
@@ -110,14 +116,18 @@ def _drop(store: Path, faults: list[Fault], tell: Callable[[str], None]) -> list
 
 
 def _damaged_files(store: Path, faults: list[Fault]) -> list[Path]:
-    """The run's own files to drop, each once: sidecars, and the record of the dictionary."""
+    """The run's own files to drop, each once: sidecars, and the records of dictionary, description and index."""
+    records = {DICTIONARY: dictionary_record(store), DESCRIBED_FOLDER: described_record(store)}
+    records |= {f"{INDEX}/{path.stem}": path for path in index_records(store)}
     files = []
     for fault in faults:
         if fault.object in (RUN_FILE, COMMITS):
             raise StoreError(f"{fault}; it cannot be recomputed: restore it from a copy, or extract to a new folder")
         if fault.segment is None:
-            in_dictionary = fault.object.startswith(f"{DICTIONARY}/")
-            files.append(dictionary_record(store) if in_dictionary else store / fault.object)
+            folder, _, rest = fault.object.partition("/")
+            if folder == INDEX:  # it lies beside its record, in a folder named by the same generation
+                folder = f"{INDEX}/{re.split('[-.]', rest)[0]}"
+            files.append(records.get(folder, store / fault.object))
     return list(dict.fromkeys(files))
 
 
@@ -149,6 +159,29 @@ def _dictionary_faults(store: Path, quick: bool) -> Iterator[Fault]:
     path = dictionary_record(store)
     if path.exists():
         yield from _record_faults(store, None, path, quick)
+
+
+def _described_faults(store: Path, quick: bool) -> Iterator[Fault]:
+    """Faults of what decoder rows say; none of tables that are replaced meanwhile."""
+    path = described_record(store)
+    if path.exists():
+        before = path.read_bytes()
+        faults = list(_record_faults(store, None, path, quick))
+        if path.read_bytes() == before:
+            yield from faults
+
+
+def _index_faults(store: Path, quick: bool) -> Iterator[Fault]:
+    """Faults of the index; none of one that is made anew meanwhile."""
+    for path in index_records(store):
+        try:
+            before = path.read_bytes()
+            faults = list(_record_faults(store, None, path, quick))
+            is_there = path.read_bytes() == before
+        except FileNotFoundError:
+            continue
+        if is_there:
+            yield from faults
 
 
 def _segment_faults(store: Path, quick: bool) -> Iterator[Fault]:

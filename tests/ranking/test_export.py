@@ -52,7 +52,9 @@ def test_parquet_keeps_rows_types_and_metadata(table: pa.Table, tmp_path: Path) 
     write_table(table, tmp_path / "rows.parquet", "parquet")
     read = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
     assert read.schema.equals(table.schema, check_metadata=True)
-    assert read.drop(["t", "effect_size"]) == table.drop(["t", "effect_size"])
+    for name in table.column_names:
+        kept = [None if value != value else value for value in table.column(name).to_pylist()]
+        assert read.column(name).to_pylist() == kept
     assert read.column("t").null_count == 3
     assert query_of(read) == query_of(table)
 

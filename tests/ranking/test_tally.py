@@ -1,10 +1,14 @@
-"""The factor between stored and true influences of `continuation-prob`."""
+"""Sums of pairs: their order, that some documents' are those of all, and the factor of `continuation-prob`."""
 
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from gradsae_fast.ranking import rank_latents
+from gradsae_fast.ranking.question import resolve
+from gradsae_fast.ranking.tally import tally
+from gradsae_fast.store import ScoreStore
 from tests.ranking.conftest import SITES, MakeStore, make_world
 
 LOG_P = {SITES[0]: -0.5, SITES[1]: -2.0}
@@ -34,3 +38,28 @@ def test_sites_that_were_spliced_one_by_one_are_scaled_by_their_own_probability(
         assert len(found) > 1
         for latent, score in found.items():
             np.testing.assert_allclose(score, expected_C[latent], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("few", [0.0, 2.0])  # share of tokens below which these are summed: never, always
+@pytest.mark.parametrize("polarity", [None, "positive", "negative"])
+def test_pairs_come_by_document_then_latent_and_some_documents_are_those_of_all(
+    store: ScoreStore, monkeypatch: pytest.MonkeyPatch, polarity: str | None, few: float
+) -> None:
+    monkeypatch.setattr("gradsae_fast.ranking.tally.FEW_TOKENS", few)
+    question = resolve(
+        store, by="influence", k=None, site=SITES[1], objective="entropy", include_special=None, polarity=polarity
+    )
+    for segment in store.segments:
+        every = np.arange(segment.num_documents)
+        whole = tally(store, segment, every, question)
+        for slots in filter(len, (every, every[::2], every[-1:], every[1:3])):
+            part = tally(store, segment, slots, question)
+            pairs = list(zip(part.row_P.tolist(), part.latent_P.tolist(), strict=True))
+            assert pairs == sorted(set(pairs))
+            of_all = np.isin(whole.row_P, slots)
+            assert [(int(slots[row]), latent) for row, latent in pairs] == (
+                list(zip(whole.row_P[of_all].tolist(), whole.latent_P[of_all].tolist(), strict=True))
+            )
+            for amount in ("influence", "positive", "absolute", "activation", "max_influence", "max_activation"):
+                np.testing.assert_array_equal(part.amount_P(amount), whole.amount_P(amount)[of_all])
+            np.testing.assert_array_equal(part.num_active_P, whole.num_active_P[of_all])

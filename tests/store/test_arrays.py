@@ -67,8 +67,38 @@ def test_any_range_is_the_slice_of_the_whole(tmp_path: Path, length: int) -> Non
     for start in edges:
         for stop in (edge for edge in edges if edge >= start):
             np.testing.assert_array_equal(stored.read(start, stop), values[start:stop])
-    with pytest.raises(IndexError):
+    with pytest.raises(StoreError, match="another array speaks of"):
         stored.read(0, length + 1)
+
+
+@pytest.mark.parametrize("dtype", [None, np.float64])
+def test_ranges_are_the_slices_one_after_the_other(tmp_path: Path, dtype: type[np.generic] | None) -> None:
+    values = numbers(200_001)
+    stored = write_array(tmp_path / "x", values)
+    starts, stops = [0, 7, 7, 49_990, 50_010, 149_000], [3, 7, 9, 50_010, 50_020, 200_001]
+    read = stored.read_ranges(starts, stops, dtype)
+    expected = np.concatenate([values[start:stop] for start, stop in zip(starts, stops, strict=True)])
+    assert read.dtype == (dtype or values.dtype)
+    np.testing.assert_array_equal(read, expected)
+    assert len(stored.read_ranges([], [])) == 0
+    with pytest.raises(StoreError, match="another array speaks of 5 to 200002"):
+        stored.read_ranges([0, 5], [3, 200_002])
+
+
+def test_ranges_read_no_chunk_that_holds_none_of_them(tmp_path: Path) -> None:
+    values = numbers(200_001)  # four chunks
+    write_array(tmp_path / "x", values)
+    shard = tmp_path / "x" / "c.0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1  # inside the second chunk
+    shard.write_bytes(data)
+    stored = StoredArray(tmp_path / "x", "x")
+    assert stored.damaged_chunks() == [1]
+    np.testing.assert_array_equal(
+        stored.read_ranges([5, 150_010], [9, 150_020]), [*values[5:9], *values[150_010:150_020]]
+    )
+    with pytest.raises(StoreError, match="chunk 1 is damaged"):
+        stored.read_ranges([5, 60_000, 150_010], [9, 60_001, 150_020])
 
 
 def test_all_zeros_are_stored_and_a_lost_shard_is_an_error_not_zeros(tmp_path: Path) -> None:

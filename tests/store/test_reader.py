@@ -1,5 +1,6 @@
 """What is written comes back: whole, by token, by latent, and summed."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -274,12 +275,47 @@ def test_what_is_not_a_store_is_said_to_be_none(tmp_path: Path, finished: Path) 
 
 def test_a_half_copied_store_names_the_segment_and_the_object(finished: Path) -> None:
     folder = finished / open_scores(finished).segments[1].commit["writer"]["folder"]
+    store = open_scores(finished)
     (folder / "tokens/token_id/c.0").unlink()
-    with pytest.raises(StoreError, match=r"segment 1 is damaged: its object \S+-\w+/tokens/token_id/c\.0 is missing"):
-        open_scores(finished)
+    missing = r"segment 1 is damaged: its object \S+-\w+/tokens/token_id/c\.0 is missing \(1 such objects\); copy the"
+    for read in (store.check_objects, store.segments[1].tokens, open_scores(finished).segments[1].tokens):
+        with pytest.raises(StoreError, match=missing):
+            read()
     (folder / "tokens/token_id/c.0").write_bytes(b"short")
     with pytest.raises(StoreError, match="has 5 bytes, committed were"):
+        open_scores(finished).segments[1].tokens()
+    (folder / f"sites/{SITE}/by_token/indices/zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"segment 1 is damaged: .* \(2 such objects\)"):
+        open_scores(finished).segments[1].site(SITE).by_token()
+
+
+def test_what_is_whole_of_a_half_copied_store_can_be_read(finished: Path) -> None:
+    folder = finished / open_scores(finished).segments[1].commit["writer"]["folder"]
+    (folder / "tokens/token_id/c.0").unlink()
+    assert len(open_scores(finished).segments[0].tokens().token_id) == 40
+    assert open_scores(finished).segments[1].document_keys() == [f"address-{m}" for m in range(4)]
+
+
+def test_a_store_that_lacks_a_whole_segment_is_not_opened(finished: Path) -> None:
+    shutil.rmtree(finished / open_scores(finished).segments[1].commit["writer"]["folder"])
+    with pytest.raises(StoreError, match=r"segment 1 is damaged: its object \S+ is missing \(\d+ such objects\); copy"):
         open_scores(finished)
+
+
+def test_a_segment_that_was_dropped_while_the_store_was_open_says_so(finished: Path) -> None:
+    store = open_scores(finished)
+    (finished / "commits/000001.json").unlink()
+    with pytest.raises(StoreError, match="no longer there; `gradsae repair` has dropped it"):
+        _ = store.segments[1].commit
+
+
+def test_one_document_is_read_alone(finished: Path) -> None:
+    segment = open_scores(finished).segments[1]
+    documents = segment.documents()
+    for slot in range(4):
+        assert (segment.key_of(slot), segment.text_of(slot)) == (documents.key[slot], documents.text[slot])
+    np.testing.assert_array_equal(segment.token_column("position", 3, 9), segment.tokens().position[3:9])
+    assert list(segment.metadata(["Party", "none"])) == segment.columns == ["Party"]
 
 
 @pytest.mark.parametrize("name", ["run.json", "commits/000001.json"])
