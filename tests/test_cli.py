@@ -43,7 +43,8 @@ EXTRACT_FLAGS = {
 }
 VERBS = [
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),
-    *(["contrast"], ["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
+    *(["rank", "oddities"], ["rank", "stability"], ["contrast"], ["compare"], ["report"], ["export"], ["index"]),
+    *(["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
     *(["experiment", "masking"], ["experiment", "steering"], ["describe"], ["synthetic"]),
     *(["jacobian", "extract"], ["jacobian", "rank"]),
 ]
