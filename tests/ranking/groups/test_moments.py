@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse
 import scipy.stats
 
-from gradsae_fast.ranking.groups.moments import Moments, effect_size, welch_test
+from gradsae_fast.ranking.groups.moments import Moments, effect_size, false_discovery_rate, welch_test
 from gradsae_fast.records import Array
 
 
@@ -50,3 +50,16 @@ def test_a_spread_is_rounding_or_not_whatever_the_number_of_documents(number: in
     np.testing.assert_allclose(effect_size(a, b), [-100, np.nan], rtol=0.01)
     np.testing.assert_allclose(t, [-100 * np.sqrt(number / 2), np.nan], rtol=0.01)
     np.testing.assert_array_equal(a.deviation == 0, [False, True])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_false_discovery_rates_are_those_of_scipy_and_skip_what_was_not_tested(count: int) -> None:
+    rng = np.random.default_rng(count)
+    p = np.round(rng.random(count), 2) ** 3  # ties, zeros
+    if count:
+        np.testing.assert_allclose(false_discovery_rate(p), scipy.stats.false_discovery_control(p), rtol=1e-14)
+    with_gaps = np.insert(p, [0, count // 2, count], np.nan).reshape(-1, 1)
+    q = false_discovery_rate(with_gaps)
+    assert q.shape == with_gaps.shape
+    np.testing.assert_array_equal(np.isnan(q), np.isnan(with_gaps))
+    np.testing.assert_array_equal(q[~np.isnan(q)], false_discovery_rate(p))
