@@ -141,7 +141,7 @@ class Account:
         num_latents = len(self.num_active)
         self.num_tokens += int(part.num_tokens_S.sum())
         self.num_documents += int(np.count_nonzero(part.num_tokens_S))
-        np.add.at(self.num_active, part.latent_P, part.num_active_P)
+        np.add.at(self.num_active, part.latent_P, part.amount_P("frequency"))
         self.active_documents += np.bincount(part.latent_P, minlength=num_latents)
         added = (written_C, *(np.bincount(part.latent_P, part.amount_P(by), num_latents) for by in _SUMS[1:]))
         with np.errstate(invalid="ignore"):  # numpy warns of the NaN that Inf and -Inf add up to, as they should
@@ -155,7 +155,7 @@ class Account:
         largest_C = group_maximum(part.latent_P, absolute_P, num_latents)
         at_P = absolute_P == largest_C[part.latent_P]
         fewest_C = np.full(num_latents, np.iinfo(np.int64).max)
-        np.minimum.at(fewest_C, part.latent_P[at_P], part.num_active_P[at_P])
+        np.minimum.at(fewest_C, part.latent_P[at_P], part.amount_P("frequency")[at_P])
         equal_C = (largest_C == self.strongest) & (fewest_C < self.strongest_active)
         better_C = equal_C | (largest_C > self.strongest)
         self.strongest = np.where(better_C, largest_C, self.strongest)

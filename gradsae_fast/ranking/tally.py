@@ -30,6 +30,7 @@ from gradsae_fast.store.segment import StoredSegment
 RUN_TOKENS = 1 << 14
 FEW_TOKENS = 1 / 8  # share of a segment's tokens
 _AMOUNTS = {  # of a Tally, by name: its field, and the stored sum it is read from
+    "frequency": ("num_active_P", "count"),
     "influence": ("influence_P", "sum_influence"),
     "positive": ("positive_P", "sum_positive"),
     "absolute": ("absolute_P", "sum_absolute"),
@@ -37,7 +38,7 @@ _AMOUNTS = {  # of a Tally, by name: its field, and the stored sum it is read fr
     "max_influence": ("max_influence_P", "max_influence"),
     "max_activation": ("max_activation_P", "max_activation"),
 }
-_OF_ACTIVATION = ("activation", "max_activation")
+_UNSCALED = ("frequency", "activation", "max_activation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,13 +46,13 @@ class Tally:
     """Sums of P (document, latent) pairs of one segment, over counted tokens; influences carry the objective's unit.
 
     Pairs come by document, and of one document by latent, both ascending, however they were summed: samples rely on it.
-    A tally by one amount has that amount and the numbers of active tokens; its other columns are None.
+    Of a tally by one amount all others are None.
     """
 
     num_tokens_S: Array  # int64, counted tokens of each chosen document
     row_P: Array  # int64, into the chosen documents
     latent_P: Array  # int64
-    num_active_P: Array  # int64, tokens on which the latent is active
+    num_active_P: Array | None = None  # int64, tokens on which the latent is active
     activation_P: Array | None = None  # float64 from here on: sum of a
     influence_P: Array | None = None  # sum of g
     positive_P: Array | None = None  # sum of max(g, 0)
@@ -64,8 +65,6 @@ class Tally:
 
         `max_influence` and `max_activation` are had by these names too.
         """
-        if by == "frequency":
-            return self.num_active_P
         amount_P: Array | None = getattr(self, _AMOUNTS[by][0])
         if amount_P is None:
             raise ValueError(f"got by = {by!r}; this tally is by another amount: tally with by={by!r}, or all of them")
@@ -90,7 +89,7 @@ def tally(
     few = num_tokens_S.sum() <= FEW_TOKENS * segment.num_tokens
     special = question.include_special != store.aggregates_include_special
     unknown = not segment.site(question.site).has_sums(question.polarity)
-    wanted = tuple(_AMOUNTS) if by is None else (by,) if by != "frequency" else ()
+    wanted = tuple(_AMOUNTS) if by is None else (by,)
     part = (_summed if few or special or unknown else _stored)(
         segment, slots_S, question, num_tokens_S, scale_S, wanted
     )
@@ -144,28 +143,27 @@ def _stored(
 ) -> Tally:
     """Take the chosen documents' rows of the stored sums."""
     names = {amount: _stored_name(amount, question.objective) for amount in wanted}
-    sums = segment.site(question.site).document_sums(
-        ["count", *names.values()], polarity=question.polarity, documents=slots_S
-    )
+    sums = segment.site(question.site).document_sums([*names.values()], polarity=question.polarity, documents=slots_S)
     row_P = np.repeat(np.arange(len(slots_S)), np.diff(sums.indptr))
     is_scaled = bool(np.any(scale_S != 1))
     amounts = {}
     for amount, name in names.items():
         amount_P = sums.columns[name]
-        as_stored = amount in _OF_ACTIVATION or not is_scaled
+        as_stored = amount in _UNSCALED or not is_scaled
         amounts[_AMOUNTS[amount][0]] = amount_P if as_stored else amount_P * scale_S[row_P]
+    if "num_active_P" in amounts:
+        amounts["num_active_P"] = amounts["num_active_P"].astype(np.int64)
     return Tally(
         num_tokens_S=num_tokens_S,
         row_P=row_P,
         latent_P=sums.indices.astype(np.int64),
-        num_active_P=sums.columns["count"].astype(np.int64),
         **amounts,
     )
 
 
 def _stored_name(amount: str, objective: str) -> str:
     name = _AMOUNTS[amount][1]
-    return name if amount in _OF_ACTIVATION else f"{name}/{objective}"
+    return name if amount in _UNSCALED else f"{name}/{objective}"
 
 
 def _summed(
@@ -213,6 +211,7 @@ def _sum_run(
         return np.bincount(pair_Z, value_Z, len(pair_P))
 
     amounts: dict[str, Callable[[], Array]] = {
+        "frequency": lambda: np.bincount(pair_Z, minlength=len(pair_P)),
         "influence": lambda: total(influence_Z),
         "positive": lambda: total(np.maximum(influence_Z, 0)),
         "absolute": lambda: total(np.abs(influence_Z)),
@@ -223,7 +222,6 @@ def _sum_run(
     return {
         "row_P": pair_P // question.num_latents,
         "latent_P": pair_P % question.num_latents,
-        "num_active_P": np.bincount(pair_Z, minlength=len(pair_P)),
         **{_AMOUNTS[amount][0]: amounts[amount]() for amount in wanted},
     }
 

@@ -36,7 +36,7 @@ def find_drivers(subject: Subject, segment: StoredSegment, slot: int) -> tuple[D
             Driver(
                 latent=int(part.latent_P[at]),
                 influence=float(influence_P[at]),
-                num_active=int(part.num_active_P[at]),
+                num_active=int(part.amount_P("frequency")[at]),
             )
             for at in order
             if (influence_P[at] < 0 if smallest else influence_P[at] > 0)

@@ -12,6 +12,7 @@ from gradsae_fast.store import ScoreStore
 from tests.ranking.conftest import SITES, MakeStore, make_world
 
 LOG_P = {SITES[0]: -0.5, SITES[1]: -2.0}
+AMOUNTS = ("frequency", "influence", "positive", "absolute", "activation", "max_influence", "max_activation")
 
 
 def test_sites_that_were_spliced_one_by_one_are_scaled_by_their_own_probability(make_store: MakeStore) -> None:
@@ -60,6 +61,21 @@ def test_pairs_come_by_document_then_latent_and_some_documents_are_those_of_all(
             assert [(int(slots[row]), latent) for row, latent in pairs] == (
                 list(zip(whole.row_P[of_all].tolist(), whole.latent_P[of_all].tolist(), strict=True))
             )
-            for amount in ("influence", "positive", "absolute", "activation", "max_influence", "max_activation"):
+            for amount in AMOUNTS:
                 np.testing.assert_array_equal(part.amount_P(amount), whole.amount_P(amount)[of_all])
-            np.testing.assert_array_equal(part.num_active_P, whole.num_active_P[of_all])
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+@pytest.mark.parametrize("few", [0.0, 2.0])
+def test_a_tally_by_one_amount_reads_that_one_alone(
+    store: ScoreStore, monkeypatch: pytest.MonkeyPatch, amount: str, few: float
+) -> None:
+    monkeypatch.setattr("gradsae_fast.ranking.tally.FEW_TOKENS", few)
+    question = resolve(store, by="influence", k=None, site=SITES[1], objective="entropy", include_special=None)
+    segment = store.segments[0]
+    every = np.arange(segment.num_documents)
+    part, whole = tally(store, segment, every, question, by=amount), tally(store, segment, every, question)
+    np.testing.assert_array_equal(part.amount_P(amount), whole.amount_P(amount))
+    for other in set(AMOUNTS) - {amount}:
+        with pytest.raises(ValueError, match="this tally is by another amount"):
+            part.amount_P(other)

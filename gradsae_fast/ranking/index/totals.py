@@ -56,7 +56,7 @@ class LatentTotals:
         num_latents = len(self.num_active)
         self.num_tokens += int(part.num_tokens_S.sum())
         self.num_documents += int(np.count_nonzero(part.num_tokens_S))
-        np.add.at(self.num_active, part.latent_P, part.num_active_P)
+        np.add.at(self.num_active, part.latent_P, part.amount_P("frequency"))
         self.active_documents += np.bincount(part.latent_P, minlength=num_latents)
         with np.errstate(invalid="ignore"):  # numpy warns of the NaN that Inf and -Inf add up to, as they should
             for name, total in self.sums.items():
