@@ -103,8 +103,13 @@ def query_of(table: pa.Table) -> dict[str, Any]:
 
 
 def identity_digest(store: ScoreStore) -> str:
-    """Digest of everything that the scores depend on: sha256 of the identity's canonical JSON, 16 hex digits."""
-    canonical = json.dumps(store.identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Digest of everything that the scores depend on: sha256 of the identity's canonical JSON, 16 hex digits.
+
+    Of a store of several generations, that of the list of their identities.
+    """
+    identities = [generation.identity for generation in store.generations]
+    scored = identities if len(identities) > 1 else identities[0]
+    canonical = json.dumps(scored, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.question import did_you_mean
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.ahead import announced
 from gradsae_fast.store.segment import StoredSegment
 
 PREFIX = "document."
@@ -34,7 +35,7 @@ def read_columns(store: ScoreStore, names: Iterable[str]) -> dict[str, list[Any]
     known = sorted({name for segment in store.segments for name in segment.columns})
     facts = {name: _fact(name, known) for name in wanted if name not in known}
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
-    for segment in store.segments:
+    for segment in announced(store.segments, lambda segment: segment.expect_metadata(wanted)):
         table = segment.metadata(wanted)
         missing = [None] * segment.num_documents
         for name, values in columns.items():

@@ -19,9 +19,10 @@ import scipy.sparse
 
 from gradsae_fast.ranking.question import Question
 from gradsae_fast.ranking.selection import Selection
-from gradsae_fast.ranking.tally import Tally, tally
+from gradsae_fast.ranking.tally import Tally, stored_name, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.ahead import announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +57,8 @@ def sample_parts(
 ) -> Iterator[Samples]:
     """Yield the samples segment by segment; see `samples`."""
     wanted_C = None if latents is None else np.isin(np.arange(question.num_latents), latents)
-    for segment, slots in selection:
+    names = [stored_name(question.by, question.objective)]
+    for segment, slots in announced(selection, lambda part: part[0].expect_sums(question.site, names)):
         part = tally(store, segment, slots, question, by=question.by)
         counted = part.num_tokens_S > 0
         yield Samples(

@@ -52,6 +52,20 @@ def select(store: ScoreStore, *, document: str | Sequence[str] | None = None, wh
     )
 
 
+def select_each(store: ScoreStore, conditions: Sequence[str]) -> list[Selection]:
+    """Choose the documents that meet each condition; metadata is read once for all.
+
+    Raises:
+        QueryError: a metadata column is unknown, or no document meets a condition.
+    """
+    borders = np.cumsum([segment.num_documents for segment in store.segments])[:-1]
+    selections = []
+    for met_M in _matching(store, conditions):
+        parts = zip(store.segments, map(np.flatnonzero, np.split(met_M, borders)), strict=True)
+        selections.append(Selection(parts=tuple((segment, slots) for segment, slots in parts if len(slots))))
+    return selections
+
+
 def keys_of(document: str | Sequence[str] | None) -> list[str] | None:
     """Return the asked document keys as a list; None for all documents."""
     return [document] if isinstance(document, str) else None if document is None else list(document)
@@ -84,6 +98,8 @@ def _keep_found(store: ScoreStore, keys: list[str], chosen: list[Array]) -> bool
     kept = [np.zeros(len(part), bool) for part in chosen]
     for key in keys:
         places = [(at[index], slot) for index, slot in find_key(store.index, key)]
+        for number, _ in places:
+            store.segments[number].expect(("documents/key/offsets", "documents/key/bytes"))
         places = [(number, slot) for number, slot in places if store.segments[number].key_of(slot) == key]
         if not places:
             return False
@@ -95,16 +111,23 @@ def _keep_found(store: ScoreStore, keys: list[str], chosen: list[Array]) -> bool
 
 
 def _keep_matching(store: ScoreStore, where: str, chosen: list[Array]) -> None:
-    condition = parse_where(where)
-    clauses = list(clauses_of(condition))
-    columns = read_columns(store, [clause.column for clause in clauses])
-    met_M = documents_that_meet(condition, columns)
+    chosen_M = np.concatenate([np.zeros(0, bool), *chosen])
+    (met_M,) = _matching(store, [where], chosen_M)
     borders = np.cumsum([len(part) for part in chosen])[:-1]
     for part, met in zip(chosen, np.split(met_M, borders), strict=True):
         part &= met
-    if not any(part.any() for part in chosen):
-        hints = [hint for clause in clauses if (hint := _hint(clause, columns[clause.column]))]
-        raise QueryError(f"no chosen document meets {where!r}{''.join(hints) or '; loosen it'}")
+
+
+def _matching(store: ScoreStore, conditions: Sequence[str], chosen_M: Array | bool = True) -> Iterator[Array]:
+    """Yield which of the M documents meet each condition, bool [M]; at least one of the chosen ones does."""
+    parsed = [parse_where(where) for where in conditions]
+    columns = read_columns(store, [clause.column for condition in parsed for clause in clauses_of(condition)])
+    for where, condition in zip(conditions, parsed, strict=True):
+        met_M = documents_that_meet(condition, columns)
+        if not np.any(met_M & chosen_M):
+            hints = "".join(_hint(clause, columns[clause.column]) for clause in clauses_of(condition))
+            raise QueryError(f"no chosen document meets {where!r}{hints or '; loosen it'}")
+        yield met_M
 
 
 def _hint(clause: Clause, values: Sequence[Any]) -> str:

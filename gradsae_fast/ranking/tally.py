@@ -142,7 +142,7 @@ def _stored(
     wanted: tuple[str, ...],
 ) -> Tally:
     """Take the chosen documents' rows of the stored sums."""
-    names = {amount: _stored_name(amount, question.objective) for amount in wanted}
+    names = {amount: stored_name(amount, question.objective) for amount in wanted}
     sums = segment.site(question.site).document_sums([*names.values()], polarity=question.polarity, documents=slots_S)
     row_P = np.repeat(np.arange(len(slots_S)), np.diff(sums.indptr))
     is_scaled = bool(np.any(scale_S != 1))
@@ -161,7 +161,7 @@ def _stored(
     )
 
 
-def _stored_name(amount: str, objective: str) -> str:
+def stored_name(amount: str, objective: str) -> str:
     name = _AMOUNTS[amount][1]
     return name if amount in _UNSCALED else f"{name}/{objective}"
 

@@ -1,4 +1,5 @@
-import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,15 @@ def test_rows_go_by_score_then_by_tie_with_nan_last(k: int | None, smallest: boo
 def test_another_run_has_another_digest(store: ScoreStore) -> None:
     digest = identity_digest(store)
     assert query_of(rank_latents(store, site="model.layers.3", objective="entropy"))["run"] == digest
-    other = dataclasses.make_dataclass("Other", ["identity"])
-    assert identity_digest(other(dict(reversed(list(store.identity.items()))))) == digest
-    assert identity_digest(other({**store.identity, "corpus": "another"})) != digest
+    assert identity_digest(fake(dict(reversed(list(store.identity.items()))))) == digest
+    assert identity_digest(fake({**store.identity, "corpus": "another"})) != digest
+    assert identity_digest(fake(store.identity, store.identity)) != digest
+
+
+def fake(*identities: dict[str, Any]) -> Any:
+    """What a store of generations of these identities says of itself."""
+    generations = tuple(SimpleNamespace(identity=identity) for identity in identities)
+    return SimpleNamespace(identity=identities[0], generations=generations)
 
 
 def test_a_table_without_metadata_has_no_query() -> None:

@@ -9,7 +9,7 @@ from gradsae_fast.store import ahead
 
 
 @pytest.mark.parametrize("has_hints", [True, False])
-def test_files_are_read_in_their_order_whether_the_system_takes_hints_or_not(
+def test_heads_are_read_in_their_order_whether_the_system_takes_hints_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_hints: bool
 ) -> None:
     monkeypatch.setattr(ahead, "_BATCH", 3)
@@ -18,9 +18,10 @@ def test_files_are_read_in_their_order_whether_the_system_takes_hints_or_not(
     paths = [tmp_path / f"{number}" for number in range(8)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * number * 1000)
-    assert list(ahead.read_files(paths)) == [path.read_bytes() for path in paths]
+    expected = [(number * 1000, path.read_bytes()[:16]) for number, path in enumerate(paths)]
+    assert list(ahead.read_heads(paths, 16)) == expected
     with pytest.raises(FileNotFoundError):
-        list(ahead.read_files([*paths, tmp_path / "absent"]))
+        list(ahead.read_heads([*paths, tmp_path / "absent"], 16))
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no hints")

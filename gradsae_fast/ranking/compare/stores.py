@@ -147,6 +147,10 @@ def _level(matching: Matching, match: str, level: str | None) -> str:
     return "documents"
 
 
+def _corpora(store: ScoreStore) -> list[Any]:
+    return [generation.identity.get("corpus") for generation in store.generations]
+
+
 def _facts(matching: Matching) -> dict[str, Any]:
     a, b = matching.a, matching.b
     saes = [side.store.identity.get("saes", {}).get(side.question.site, {}).get("digest") for side in (a, b)]
@@ -158,6 +162,6 @@ def _facts(matching: Matching) -> dict[str, Any]:
         "num_only_a": matching.num_only_a,
         "num_only_b": matching.num_only_b,
         "num_unequal": matching.num_unequal,
-        "same_corpus": a.store.identity.get("corpus") == b.store.identity.get("corpus"),
+        "same_corpus": _corpora(a.store) == _corpora(b.store),
         "same_sae": None if None in saes else saes[0] == saes[1],
     }

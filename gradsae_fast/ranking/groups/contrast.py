@@ -16,7 +16,7 @@ from gradsae_fast.ranking.groups.evidence import Evidence, Group, gather
 from gradsae_fast.ranking.groups.moments import merged
 from gradsae_fast.ranking.groups.relabelling import permutation_test
 from gradsae_fast.ranking.question import Question, one_of, resolve
-from gradsae_fast.ranking.selection import select
+from gradsae_fast.ranking.selection import Selection, select_each
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 
@@ -78,8 +78,8 @@ def contrast(
 def _answer(
     store: ScoreStore, question: Question, a: str, b: str | None, *, order: str, permutations: int, seed: int
 ) -> pa.Table:
-    group_a = _members(store, a)
-    group_b = _others(store, group_a) if b is None else _members(store, b)
+    group_a, *rest = (_members(chosen) for chosen in select_each(store, [a] if b is None else [a, b]))
+    group_b = rest[0] if rest else _others(store, group_a)
     where = {"a": a, "b": f"not ({a})" if b is None else b}
     evidence = gather(store, (group_a, group_b), question)
     (moments_a, moments_b), (is_a_S, is_b_S) = evidence.moments, evidence.member_GS
@@ -105,8 +105,8 @@ def _answer(
     )
 
 
-def _members(store: ScoreStore, where: str) -> Group:
-    return {segment.index: slots for segment, slots in select(store, where=where)}
+def _members(selection: Selection) -> Group:
+    return {segment.index: slots for segment, slots in selection}
 
 
 def _others(store: ScoreStore, group: Group) -> Group:

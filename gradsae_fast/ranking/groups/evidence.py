@@ -17,7 +17,7 @@ import scipy.sparse
 
 from gradsae_fast.ranking.groups.moments import Moments
 from gradsae_fast.ranking.question import Question
-from gradsae_fast.ranking.samples import Samples, sample_parts
+from gradsae_fast.ranking.samples import sample_parts
 from gradsae_fast.ranking.selection import Selection
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
@@ -30,13 +30,37 @@ Group = Mapping[int, Array]  # number of a segment -> ascending slots of the mem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Kept:
+    """The P samples of one segment as they are read, by document."""
+
+    matrix: scipy.sparse.csr_array
+    first_row: int  # of all S documents
+
+    def runs_of(self, column_C: Array) -> tuple[Array, Array, Array]:
+        """Return samples, rows and columns of the latents that have a column, not -1."""
+        column_P = column_C[self.matrix.indices]
+        wanted_P = np.flatnonzero(column_P >= 0)
+        row_P = np.searchsorted(self.matrix.indptr, wanted_P, side="right") - 1 + self.first_row
+        return self.matrix.data[wanted_P], row_P.astype(np.int32), column_P[wanted_P]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _ByLatent:
-    """The P samples of one segment, sorted by latent; D latents are active there."""
+    """The same, sorted by latent: what many blocks of latents are taken from; D latents are active there."""
 
     latent_D: Array  # ascending
     edges_D: Array  # [D + 1], of the latents' runs
     row_P: Array  # int32, of all S documents
     sample_P: Array
+
+    @classmethod
+    def of(cls, kept: _Kept) -> "_ByLatent":
+        """Sort what was kept."""
+        sorted_SC = kept.matrix.tocsc()
+        latent_D = np.flatnonzero(np.diff(sorted_SC.indptr))
+        edges_D = np.append(sorted_SC.indptr[latent_D], sorted_SC.nnz)
+        row_P = sorted_SC.indices + np.int32(kept.first_row)
+        return cls(latent_D=latent_D, edges_D=edges_D, row_P=row_P, sample_P=sorted_SC.data)
 
     def runs_of(self, column_C: Array) -> tuple[Array, Array, Array]:
         """Return samples, rows and columns of the latents that have a column, not -1."""
@@ -57,7 +81,7 @@ class Evidence:
     store: ScoreStore
     selection: Selection  # documents of all groups
     question: Question
-    kept: tuple[_ByLatent, ...] | None  # of each segment; None: too many, read them again
+    kept: tuple[_Kept, ...] | None  # of each segment; None: too many, read them again
 
     def blocks(self, latents: Array) -> Iterator[tuple[Array, scipy.sparse.csc_array]]:
         """Yield the samples of some latents, ascending, in blocks that fit into memory: (latents, [S, latents])."""
@@ -65,30 +89,34 @@ class Evidence:
             return
         num_pairs = np.cumsum(np.sum([group.num_active[latents] for group in self.moments], axis=0))
         largest = _PAIRS_OF_BLOCK if self.kept is not None else _PAIRS_READ
-        for block in np.split(latents, np.flatnonzero(np.diff(num_pairs // largest)) + 1):
-            yield block, self._columns(block)
+        blocks = np.split(latents, np.flatnonzero(np.diff(num_pairs // largest)) + 1)
+        parts: Sequence[_Kept | _ByLatent] | None = self.kept
+        if parts is not None and len(blocks) > 1:
+            parts = [_ByLatent.of(kept) for kept in self.kept or ()]
+        for block in blocks:
+            yield block, self._columns(block, parts)
 
-    def _columns(self, latents: Array) -> scipy.sparse.csc_array:
+    def _columns(self, latents: Array, parts: Sequence[_Kept | _ByLatent] | None) -> scipy.sparse.csc_array:
         """Put together the samples of a block of latents."""
         column_C = np.full(self.question.num_latents, -1, np.int32)
         column_C[latents] = np.arange(len(latents))
-        runs = [part.runs_of(column_C) for part in self.kept or self._read(latents)]
+        runs = [part.runs_of(column_C) for part in parts or self._read(latents)]
         sample, row, column = (np.concatenate(arrays) for arrays in zip(*runs, strict=True))
         del runs
         shape = (self.member_GS.shape[1], len(latents))
         return scipy.sparse.coo_array((sample, (row, column)), shape=shape).tocsc()
 
-    def _read(self, latents: Array) -> Iterator[_ByLatent]:
+    def _read(self, latents: Array) -> Iterator[_Kept]:
         first_row = 0
         for part in sample_parts(self.store, self.selection, self.question, latents=latents):
-            yield _by_latent(part, first_row)
+            yield _Kept(matrix=part.matrix, first_row=first_row)
             first_row += len(part.num_tokens_S)
 
 
 def gather(store: ScoreStore, groups: Sequence[Group], question: Question) -> Evidence:
     """Measure groups of documents, which may overlap."""
     moments = tuple(Moments(question.num_latents) for _ in groups)
-    members, kept = list[Array](), list[_ByLatent]()
+    members, kept = list[Array](), list[_Kept]()
     num_documents, num_pairs = 0, 0
     selection = _union(store, groups)
     for part in sample_parts(store, selection, question):
@@ -99,7 +127,7 @@ def gather(store: ScoreStore, groups: Sequence[Group], question: Question) -> Ev
         members.append(member_GS)
         num_pairs += part.matrix.nnz
         if num_pairs <= MAX_PAIRS:
-            kept.append(_by_latent(part, num_documents))
+            kept.append(_Kept(matrix=part.matrix, first_row=num_documents))
         else:
             kept.clear()
         num_documents += len(slots)
@@ -110,15 +138,6 @@ def gather(store: ScoreStore, groups: Sequence[Group], question: Question) -> Ev
         selection=selection,
         question=question,
         kept=tuple(kept) if num_pairs <= MAX_PAIRS else None,
-    )
-
-
-def _by_latent(part: Samples, first_row: int) -> _ByLatent:
-    sorted_SC = part.matrix.tocsc()
-    latent_D = np.flatnonzero(np.diff(sorted_SC.indptr))
-    edges_D = np.append(sorted_SC.indptr[latent_D], sorted_SC.nnz)
-    return _ByLatent(
-        latent_D=latent_D, edges_D=edges_D, row_P=sorted_SC.indices + np.int32(first_row), sample_P=sorted_SC.data
     )
 
 

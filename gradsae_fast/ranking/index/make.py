@@ -10,7 +10,6 @@ Letters: N tokens of a segment, C latents, L latents of a run, Z their non-zeros
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,9 @@ from gradsae_fast.store.commits import find_records
 from gradsae_fast.store.index import Placed, generation_of, publish_index
 from gradsae_fast.store.keys import key_arrays
 from gradsae_fast.store.lock import locked
+from gradsae_fast.store.place import Place, place_of
 from gradsae_fast.store.polarity import POLARITIES
+from gradsae_fast.store.revisions import find_revisions
 from gradsae_fast.store.segment import StoredSegment
 
 _RUN_ENTRIES = 1 << 21
@@ -46,14 +47,14 @@ _RUN_ENTRIES = 1 << 21
 class IndexReport:
     """What was written."""
 
-    path: Path
+    path: Place
     num_segments: int
     num_documents: int
     leaders: dict[str, int]  # leading tokens kept of each latent, by site; 0: none, as the store is small
     num_bytes: int
 
 
-def build_index(store: str | Path, *, leaders: int | None = None) -> IndexReport:
+def build_index(store: str | Place, *, leaders: int | None = None) -> IndexReport:
     """Write the index of the segments that a store has now, in place of any other index.
 
     Args:
@@ -67,13 +68,13 @@ def build_index(store: str | Path, *, leaders: int | None = None) -> IndexReport
     """
     if leaders is not None and not 0 <= leaders <= LIMIT:
         raise QueryError(f"got leaders = {leaders}; expected 0 to {LIMIT}, or None for a number that suits the store")
-    path = Path(store)
+    path = place_of(store)
     opened = open_scores(path, use_index=False)
     if not opened.segments:
         raise QueryError(f"{path} has no committed segment to index; run the extraction again: it resumes")
     with locked(path):
         opened = open_scores(path, use_index=False)
-        generation = generation_of({index: file.read_bytes() for index, file in find_records(path).items()})
+        generation = generation_of(find_records(path), find_revisions(path))
         kept = {site: _num_leaders(opened, site) if leaders is None else leaders for site in opened.sites}
         any_question = resolve(
             opened, by="influence", k=None, site=opened.sites[0], objective=opened.objectives[0], include_special=None

@@ -344,7 +344,7 @@ def test_an_index_is_made_of_something_and_by_one_process(make_store: MakeStore)
 
 
 def test_special_tokens_count_where_the_store_counts_them(special_store: ScoreStore, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(special_store.path, tmp_path / "scores"))
+    path = Path(shutil.copytree(str(special_store.path), tmp_path / "scores"))
     build_index(path, leaders=4)
     for special in (None, False, True):
         asked: dict[str, Any] = {"include_special": special, "site": SITES[1], "objective": OBJECTIVES[1], "k": 3}
