@@ -17,15 +17,20 @@ import numpy as np
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.stages import span
-from gradsae_fast.store.codecs import add_checksum, chunk_codec, chunk_decoder, strip_checksum
+from gradsae_fast.store.ahead import expect_range
+from gradsae_fast.store.array_metadata import CHUNK_ELEMENTS, LONGEST_METADATA, parse_metadata
+from gradsae_fast.store.bucket import BucketPath
+from gradsae_fast.store.codecs import add_checksum, chunk_codec, strip_checksum
 from gradsae_fast.store.layout import Array, ArraySpec
+from gradsae_fast.store.links import open_plain
 
-CHUNK_ELEMENTS = 1 << 16
 METADATA = "zarr.json"
 SHARD = "c.0"
 _INDEX_ENTRY = struct.Struct("<QQ")
 _CHECKSUM_BYTES = 4
 _MISSING_CHUNK = 2**64 - 1
+_BELIEVED = 1 << 22  # elements of one range; for more, the shard is asked first
+_RANGES = 64  # chunks of a bucket's shard in memory at once
 
 
 @span("compress")
@@ -92,24 +97,24 @@ class StoredArray:
         label: what errors call it, with segment and path.
     """
 
-    def __init__(self, folder: Path | str, label: str) -> None:
+    def __init__(self, folder: Path | BucketPath | str, label: str) -> None:
         self._label = label
-        self._shard = f"{folder}/{SHARD}"  # paths as text: a question opens hundreds of arrays
+        self._folder = folder
         try:
-            with FileIO(f"{folder}/{METADATA}") as file:
-                metadata = json.loads(file.readall())
-            (self._length,) = metadata["shape"]
-            self._dtype = np.dtype(metadata["data_type"])
-            sharding = metadata["codecs"][0]["configuration"]
-            (self._chunk,) = sharding["chunk_shape"]
-            codecs = sharding["codecs"]
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            metadata = parse_metadata(_read_metadata(folder))
+        except OSError as error:
             raise self._damaged(f"its metadata cannot be read ({error})") from error
-        self._decode = chunk_decoder(codecs, self._dtype)
+        self._length, self._dtype, self._chunk = metadata.length, metadata.dtype, metadata.chunk
+        self._longest, self._decode = metadata.longest_chunk, metadata.decode
         self._index: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
+        return self._dtype
 
     @property
     def num_chunks(self) -> int:
@@ -124,10 +129,9 @@ class StoredArray:
                 not inside, as ranges come from other arrays.
         """
         stop = self._length if stop is None else stop
-        pieces = list(self._pieces(start, stop))
-        if len(pieces) != 1:
+        if not start < stop <= self._length or start // self._chunk != (stop - 1) // self._chunk:
             return self.read_ranges([start], [stop])
-        ((number, first, last),) = pieces
+        ((number, first, last),) = self._pieces(start, stop)
         ((_, values),) = self._chunks([number])
         return values[first:last]
 
@@ -141,8 +145,9 @@ class StoredArray:
         Raises:
             StoreError: as `read`.
         """
+        self._check_size(starts, stops)
         pieces = [piece for start, stop in zip(starts, stops, strict=True) for piece in self._pieces(start, stop)]
-        values = np.empty(sum(last - first for _, first, last in pieces), dtype or self._dtype)
+        values = self._allocated(sum(last - first for _, first, last in pieces), dtype or self._dtype)
         chunks = self._chunks(list(dict.fromkeys(number for number, _, _ in pieces)))
         at, held, chunk = 0, -1, values
         for number, first, last in pieces:
@@ -151,6 +156,15 @@ class StoredArray:
             values[at : at + last - first] = chunk[first:last]
             at += last - first
         return values
+
+    def expect(self, start: int, stop: int) -> None:
+        """Begin to read the chunks that hold a range of elements; see `ahead`."""
+        numbers = [number for number, _, _ in self._pieces(start, stop)]
+        if numbers:
+            with self._opened() as shard:
+                index = self._read_index(shard)
+                (begin, _), (last, length) = index[numbers[0]], index[numbers[-1]]
+                shard.expect(begin, last + length - begin)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Cut a range at the borders of chunks: (chunk, first, last), counted from the chunk's first element."""
@@ -161,6 +175,19 @@ class StoredArray:
             last = min(self._chunk, first + stop - start)
             yield number, first, last
             start += last - first
+
+    def _check_size(self, starts: Sequence[int], stops: Sequence[int]) -> None:
+        """Before much memory is asked for, see that the shard has all the chunks that the metadata speaks of."""
+        if self._index is None and any(stop - start > _BELIEVED for start, stop in zip(starts, stops, strict=True)):
+            with self._opened() as shard:
+                self._read_index(shard)
+
+    def _allocated(self, length: int, dtype: np.dtype[Any] | type[np.generic]) -> Array:
+        try:
+            return np.empty(length, dtype)
+        except MemoryError as error:
+            size = length * np.dtype(dtype).itemsize
+            raise self._damaged(f"{length} of its elements take {size} bytes, more memory than there is") from error
 
     def damaged_chunks(self) -> list[int]:
         """Return the numbers of the chunks that do not decode to their full length.
@@ -187,20 +214,22 @@ class StoredArray:
             return
         with self._opened() as shard:
             index = self._read_index(shard)
-            for number in numbers:
-                offset, length = index[number]
-                yield number, self._decode_chunk(number, self._read_bytes(shard, offset, length))
+            parts = self._read_parts(shard, [index[number] for number in numbers])
+            for number, data in zip(numbers, parts, strict=True):
+                yield number, self._decode_chunk(number, data)
 
-    def _opened(self) -> FileIO:
+    def _opened(self) -> "_FileShard | _BucketShard":
         try:
-            return FileIO(self._shard)
+            # Paths as text: a question opens hundreds of arrays.
+            if isinstance(self._folder, BucketPath):
+                return _BucketShard(self._folder / SHARD)
+            return _FileShard(f"{self._folder}/{SHARD}", opener=open_plain)
         except OSError as error:
             raise self._damaged(f"its shard cannot be read ({error})") from error
 
-    def _read_bytes(self, shard: FileIO, offset: int, length: int) -> bytes:
+    def _read_parts(self, shard: "_FileShard | _BucketShard", ranges: list[tuple[int, int]]) -> Iterator[bytes]:
         try:
-            shard.seek(offset)
-            return shard.read(length)
+            yield from shard.read_ranges(ranges)
         except OSError as error:
             raise self._damaged(f"its shard cannot be read ({error})") from error
 
@@ -213,20 +242,75 @@ class StoredArray:
             raise self._damaged(f"chunk {number} has {len(values)} elements, expected {self._chunk}")
         return values
 
-    def _read_index(self, shard: FileIO) -> list[tuple[int, int]]:
+    def _read_index(self, shard: "_FileShard | _BucketShard") -> list[tuple[int, int]]:
         """Read (offset, length) of every chunk from the end of the shard, the first time."""
         if self._index is None:
             size = self.num_chunks * _INDEX_ENTRY.size + _CHECKSUM_BYTES
             try:
-                shard.seek(-size, 2)
-                index = list(_INDEX_ENTRY.iter_unpack(strip_checksum(shard.read(size))))
+                index = list(_INDEX_ENTRY.iter_unpack(strip_checksum(shard.read_tail(size))))
             except (OSError, struct.error) as error:
                 raise self._damaged(f"its shard index cannot be read ({error})") from error
             missing = [number for number, entry in enumerate(index) if _MISSING_CHUNK in entry]
             if len(index) != self.num_chunks or missing:
-                raise self._damaged(f"its shard lacks chunks {missing}")
+                raise self._damaged(f"its shard lacks chunks {missing[:10]}")
+            self._check_index(index)
             self._index = index
         return self._index
 
+    def _check_index(self, index: list[tuple[int, int]]) -> None:
+        """Chunks lie end to end, each once, so that a short shard cannot be made to stand for a long array."""
+        end = 0
+        for number, (offset, length) in enumerate(index):
+            if offset != end or length > self._longest:
+                what = f"its shard has chunk {number} at {offset}, {length} bytes long"
+                raise self._damaged(f"{what}; expected it at {end}, with at most {self._longest} bytes")
+            end += length
+
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self._label}: {what}; run `gradsae verify` on the store, then `gradsae repair`")
+
+
+def _read_metadata(folder: Path | BucketPath | str) -> bytes:
+    if isinstance(folder, BucketPath):
+        return (folder / METADATA).read_bytes()
+    with FileIO(f"{folder}/{METADATA}", opener=open_plain) as file:
+        return file.read(LONGEST_METADATA + 1)
+
+
+class _FileShard(FileIO):
+    """A shard on a disk, read in order."""
+
+    def expect(self, offset: int, length: int) -> None:
+        expect_range(self, offset, length)
+
+    def read_tail(self, size: int) -> bytes:
+        self.seek(-size, 2)
+        return self.read(size)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for offset, length in ranges:
+            self.seek(offset)
+            yield self.read(length)
+
+
+class _BucketShard:
+    """A shard in a bucket: neighbouring chunks come in one request, others at the same time."""
+
+    def __init__(self, place: BucketPath) -> None:
+        self._place = place
+
+    def __enter__(self) -> "_BucketShard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held open."""
+
+    def expect(self, offset: int, length: int) -> None:
+        """Nothing: neighbouring chunks come in one request anyway."""
+
+    def read_tail(self, size: int) -> bytes:
+        return self._place.read_tail(size)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for first in range(0, len(ranges), _RANGES):
+            yield from self._place.read_ranges(ranges[first : first + _RANGES])
