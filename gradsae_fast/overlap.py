@@ -26,6 +26,11 @@ def ahead(items: Iterable[T], *, thread: str) -> Iterator[T]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _ended(item: object) -> None:
+    """In place of work that is no longer done: a method would hold its object, and all that has, in a cycle."""
+    raise AssertionError("an item was handed over after the end")
+
+
 class Behind(Generic[T]):
     """Does `work` on one item at a time, on another thread, while the caller prepares the next one.
 
@@ -61,6 +66,7 @@ class Behind(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True)
+        self._work = _ended
         if error is None:
             self.finish()
         elif self._in_work is not None and (other := self._in_work.exception()) is not None:

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ from gradsae_fast.sae.load import load_sae
 from gradsae_fast.score import BatchScores, SitedSae, begin_batch
 from gradsae_fast.sparse_code import kernels_for
 from gradsae_fast.store.facts import read_facts
+from gradsae_fast.store.generations import name_of_facts
+from gradsae_fast.store.layout import check_names
+from gradsae_fast.store.place import place_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,7 +96,8 @@ class Prepared:
                 "platform": platform.platform(),
                 "device": torch.cuda.get_device_name() if self.lm.device.type == "cuda" else platform.processor(),
                 "threads": torch.get_num_threads(),
-            },
+            }
+            | ({"spread": _spread_over(self.lm)} if self.config.model.device_map else {}),
         }
 
     def cut(self, document: TokenDocument, slot: int) -> list[Window]:
@@ -183,6 +187,7 @@ def prepare(
     lm = load_model(config.model)
     _check_context(lm, config.corpus)
     sited = load_sited_saes(lm, config.saes)
+    check_names(f"{objective}@{one.site.path}" for objective in method.objectives for one in sited)
     rules, decision = decide_bos(
         lm.tokenizer,
         [one.sae.facts.prepend_bos for one in sited],
@@ -297,8 +302,16 @@ def _check_masked_ids(lm: LanguageModel, masked_ids: Iterable[int]) -> None:
 
 def _stored_plan(path: str, key: str) -> CorpusPlan | None:
     """The plan that a store keeps under the same key, so that an unchanged corpus is not tokenised again."""
-    stored = read_facts(Path(path), "plan")
-    return plan_from_json(stored["plan"]) if stored and stored["key"] == key else None
+    for number in count():
+        stored = read_facts(place_of(path), name_of_facts("plan", number))
+        if stored is None or stored["key"] == key:
+            return plan_from_json(stored["plan"]) if stored else None
+    return None
+
+
+def _spread_over(lm: LanguageModel) -> dict[str, str]:
+    """On which device each part of a model lies."""
+    return {name: str(device) for name, device in getattr(lm.model, "hf_device_map", {}).items()}
 
 
 def plan_facts(prepared: Prepared) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Work ahead of a loop and behind it: order, errors where they belong, nothing left running."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -134,3 +136,24 @@ def test_a_caller_that_fails_waits_for_the_item_in_work() -> None:
         interrupted(1)
     assert done == [0, 1]
     assert stopped.value.__notes__ == ["besides, what was worked on meanwhile failed: disk full"]
+
+
+def test_what_worked_behind_a_loop_is_gone_at_its_end_without_the_garbage_collector() -> None:
+    class Store:
+        """As a run does it: it holds what works behind its loop, which calls a method of its own."""
+
+        def __init__(self) -> None:
+            self.storing = Behind(self.write, thread="store")
+
+        def write(self, item: int) -> None: ...
+
+    store = Store()
+    gone = weakref.ref(store)
+    gc.disable()
+    try:
+        with store.storing as storing:
+            storing.hand_over(1)
+        del store, storing
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -183,7 +183,7 @@ class _Run:
                 raise _reads_later(wiring)
             spliced_BTD = hidden_BTD.detach().clone()
             replacement_RD = splice(wiring.path, read[0], written_RD, share)
-            spliced_BTD.flatten(0, 1)[rows_R] = replacement_RD.to(hidden_BTD.dtype)
+            spliced_BTD.flatten(0, 1)[rows_R.to(hidden_BTD.device)] = replacement_RD.to(hidden_BTD)
             found.extend((written_RD, spliced_BTD.requires_grad_()))
             return spliced_BTD.clone()
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradsae_fast.config import ModelConfig
-from gradsae_fast.errors import ModelError
+from gradsae_fast.errors import ConfigError, ModelError
 from gradsae_fast.model.head import check_head
 from gradsae_fast.model.sites import Site, find_layers, resolve_site
 
@@ -55,6 +55,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where token ids go in, and where SAEs are; of a model that is spread over several, the first."""
         return next(self.model.parameters()).device
 
     @property
@@ -83,12 +84,21 @@ def load_model(config: ModelConfig) -> LanguageModel:
     device = _choose_device(config.device)
     dtype = _choose_dtype(config.dtype, device)
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    spread = _spread(config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+        # Said, not left out: else transformers asks at a terminal whether to run a model's own code.
+        source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(config.path, **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            config.path, revision=config.revision, dtype=dtype, output_loading_info=True, **attention
+            config.path, dtype=dtype, output_loading_info=True, **source, **attention, **spread
         )
     except _LOADING_ERRORS as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{config.path!r} is a model with Python code of its own, and none is run from a model's folder. "
+                "Expected an architecture that transformers itself has: try a newer release of transformers, or a "
+                "converted checkpoint of the model."
+            ) from error
         chosen = f" with attention {config.attention!r}" if attention else ""
         raise ModelError(
             f"cannot load a causal language model from {config.path!r}{chosen}: {_first_line(error)} "
@@ -101,7 +111,11 @@ def load_model(config: ModelConfig) -> LanguageModel:
             f"{config.path!r} lacks {len(info['missing_keys'])} weights ({names}, ...), which would be random. Get the "
             "complete checkpoint of this architecture."
         )
-    return prepare_model(model.to(device), tokenizer, source=config.path, digest=_digest(config.path, model.config))
+    if spread:
+        _check_spread(model, config)
+    else:
+        model.to(device)
+    return prepare_model(model, tokenizer, source=config.path, digest=_digest(config.path, model.config))
 
 
 def prepare_model(model: Any, tokenizer: Any, *, source: str, digest: str) -> LanguageModel:
@@ -152,6 +166,29 @@ def _choose_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device {name!r} cannot be used: {_first_line(error)} Use --device cpu or auto.") from error
+
+
+def _spread(config: ModelConfig) -> dict[str, str]:
+    """How accelerate is to spread the model's layers over GPUs; nothing for a model that is whole on one device."""
+    if config.device_map is None:
+        return {}
+    if config.device not in ("auto", "cuda"):
+        raise ConfigError(
+            f"device_map = {config.device_map!r} spreads a model over all GPUs that a process sees, so device = "
+            f"{config.device!r} contradicts it. Leave one of them out."
+        )
+    return {"device_map": config.device_map}
+
+
+def _check_spread(model: nn.Module, config: ModelConfig) -> None:
+    """Refuse a model of which parts were put where they would have to be fetched from for every batch."""
+    kinds = sorted({parameter.device.type for parameter in model.parameters()})
+    places = " and ".join("disk" if kind == "meta" else kind for kind in kinds)
+    if len(kinds) > 1 or kinds == ["meta"]:
+        raise ModelError(
+            f"{config.path!r} does not fit into the GPUs that this process sees: device_map = {config.device_map!r} "
+            f"left parts of it on {places}. Give a worker more GPUs, or load it in a smaller dtype."
+        )
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:

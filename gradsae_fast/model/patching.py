@@ -62,11 +62,15 @@ def input_hook(module: nn.Module, change: HiddenMap) -> Iterator[None]:
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Run `forward` in place of the module's own; hooks of the module still fire."""
+    own = module.__dict__.get("forward")  # set by accelerate, on the modules of a model that is spread over devices
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 @contextmanager

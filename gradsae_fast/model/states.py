@@ -63,8 +63,8 @@ def real_rows(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
 
 
 def take_rows(hidden_BTD: Tensor, rows_R: Tensor) -> Tensor:
-    """The chosen rows of all windows, one after the other [R, D]."""
-    return hidden_BTD.flatten(0, 1)[rows_R]
+    """The chosen rows of all windows, one after the other [R, D], on the device of `rows_R`, not that of the layer."""
+    return hidden_BTD.flatten(0, 1)[rows_R.to(hidden_BTD.device)].to(rows_R.device)
 
 
 def side_by_side(parts_RD: Sequence[Tensor]) -> Tensor:

@@ -2,52 +2,77 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.store.commits import (
-    COMMITS,
-    SEGMENTS,
     CommitRecord,
     find_records,
-    missing_objects,
-    prepare,
+    is_own,
     publish_segment,
     read_record,
-    remove_uncommitted,
+    record_path,
+    settle,
 )
 from gradsae_fast.store.contracts import check_segment
 from gradsae_fast.store.dictionary import publish_dictionary
-from gradsae_fast.store.durable import TEMPORARY, make_folder, probe_exclusive, remove_temporaries, storage_errors
+from gradsae_fast.store.durable import make_folder, probe_exclusive, storage_errors
+from gradsae_fast.store.effective import Tombstones
 from gradsae_fast.store.encoding import Encoding, segment_facts, segment_objects
-from gradsae_fast.store.facts import read_facts, write_facts
-from gradsae_fast.store.identity import RUN_FILE, RunRecord, create_or_compare
+from gradsae_fast.store.facts import keep_facts, read_facts, write_facts
+from gradsae_fast.store.generations import Generation, begin_generation
+from gradsae_fast.store.identity import RunRecord, read_run
+from gradsae_fast.store.keys import KnownKeys, refuse_common
 from gradsae_fast.store.layout import Array
-from gradsae_fast.store.lock import LOCK_FILE, WriterLock
+from gradsae_fast.store.lock import BEGINNING_SECONDS, WriterLock
+from gradsae_fast.store.objects import describe, digest_of
+from gradsae_fast.store.place import Place, place_of
+from gradsae_fast.store.reader import open_scores
+from gradsae_fast.store.recovery import recover, refuse_strangers
+from gradsae_fast.store.rewrite import leave_out
 
 _SHARED_FACTS = ("sites", "objectives", "values")
 
 
 class ScoreWriter:
-    """Writes segments to a store; made by `create_or_resume`, one at a time per store.
+    """Writes segments to a store; made by `create_or_resume`, one at a time per store unless they share it.
 
     `write` may be called from another thread than the one that made the writer, by one thread at a time.
+
+    Attributes:
+        path: of the store.
+        generation: the one that is written; segments are numbered as in its plan.
+        shared: whether others may be writing too.
     """
 
-    def __init__(self, path: Path, lock: WriterLock, record: RunRecord, commits: dict[int, CommitRecord]) -> None:
+    def __init__(
+        self,
+        path: Place,
+        lock: WriterLock,
+        generations: tuple[Generation, ...],
+        generation: Generation,
+        commits: dict[int, CommitRecord],
+        *,
+        shared: bool = False,
+    ) -> None:
         self.path = path
+        self.generation = generation
+        self.shared = shared
+        self._generations = generations
         self._writing = threading.Lock()
         self._lock = lock
-        self._record = record
+        self._record = generation.record
         self._commits = commits
+        self._tombstones = Tombstones(path)
 
     @classmethod
     def create_or_resume(
         cls,
-        path: str | Path,
+        path: str | Place,
         *,
         run: dict[str, Any],
         identity: dict[str, Any],
@@ -55,49 +80,81 @@ class ScoreWriter:
         precision_bits: int = 10,
         profile: str = "compact",
         aggregates_include_special: bool = False,
+        append: bool = False,
+        shared: bool = False,
+        wait: float = BEGINNING_SECONDS,
     ) -> Self:
         """Open a store for writing, new or interrupted, and delete what a killed writer left uncommitted.
 
+        Segments are numbered as in the run's plan, from 0, also where the run is a later generation of the store.
+
         Args:
-            path: the store's folder; absent, empty, or a store of the same run.
+            path: the store's folder, or `s3://bucket/prefix`; absent, empty, or a store of the same run.
             run: facts kept with the store and not compared on resume. Those of the first start are kept.
             identity: JSON values, flat or nested, that a resumed run must share.
             num_segments: segments of the plan.
             precision_bits: bits of significand kept: 3, 7, 10, or 23 for exact values.
             profile: `compact` or `portable`, see `codecs`.
             aggregates_include_special: whether stored sums count masked tokens too.
+            append: the store is there already, and this run, whose identity differs in the corpus alone, becomes a
+                further generation of it, or is resumed as the one that it is.
+            shared: one of many writers of the same run. While others are there, nothing is deleted; a segment that
+                another one has committed meanwhile, with equal bytes, counts as written.
+            wait: seconds that a shared writer waits for one that holds the store alone, as while it is begun.
 
         Raises:
             IdentityError: the store belongs to another run.
             BusyError: another process writes to it.
-            FormatError: it was written by a newer release.
+            FormatError: it was written by a newer release, or by one whose stores cannot be appended to.
             StoreError: not a store, damaged, read-only, on a full disk or on an unfit file system.
         """
-        store = Path(path)
+        store = place_of(path)
         encoding = Encoding(
             precision_bits=precision_bits, profile=profile, aggregates_include_special=aggregates_include_special
         )
         asked = RunRecord(identity=identity, run=run, num_segments=num_segments, encoding=encoding)
         with storage_errors(store):
+            if append:
+                read_run(store)  # before a folder is made of what may be misspelt
             make_folder(store)
-            _refuse_strangers(store)
-            lock = WriterLock(store)
+            refuse_strangers(store)
+            lock = WriterLock(store, shared=shared, wait=wait if shared else 0.0)
             try:
                 probe_exclusive(store)
-                record = create_or_compare(store, asked)
-                commits = _recover(store, num_segments)
+                generations, generation = begin_generation(store, asked, append=append)
+                commits = recover(store, generations[-1].segments.stop, alone=lock.alone)
+                if shared:
+                    lock.share()
             except BaseException:
                 lock.release()
                 raise
-        return cls(store, lock, record, commits)
+        return cls(store, lock, generations, generation, commits, shared=shared)
 
     @property
     def committed(self) -> frozenset[int]:
-        """Segments that are written; the others are still to do."""
-        return frozenset(self._commits)
+        """Segments of the plan that are written; the others are still to do."""
+        mine = self.generation.segments
+        return frozenset(index - mine.start for index in self._commits if index in mine)
+
+    def refresh(self) -> frozenset[int]:
+        """Take note of what other writers have committed since; returns `committed`.
+
+        Raises:
+            StoreError: a commit record is damaged.
+        """
+        with self._writing, storage_errors(self.path):
+            for index, path in find_records(self.path).items():
+                if index not in self._commits:
+                    self._commits[index] = read_record(path)
+        return self.committed
+
+    def is_committed(self, segment: int) -> bool:
+        """Whether a segment of the plan is written by now, by whichever writer; one look at the store."""
+        index = self.generation.first_segment + segment
+        return index in self._commits or record_path(self.path, index).exists()
 
     def write(self, segment: SegmentScores) -> CommitRecord:
-        """Write one segment: wholly and durably, or not at all.
+        """Write one segment: wholly and durably, or not at all; without the documents that were dropped from it before.
 
         Raises:
             StoreError: a segment that is written already, outside the plan, or inconsistent; a full or broken disk.
@@ -106,18 +163,42 @@ class ScoreWriter:
             return self._write(segment)
 
     def _write(self, segment: SegmentScores) -> CommitRecord:
-        index = segment.index
-        if not 0 <= index < self._record.num_segments:
-            raise StoreError(f"segment {index} is outside the plan of {self._record.num_segments} segments")
-        if index in self._commits:
-            raise StoreError(f"segment {index} is committed already; `committed` lists what to skip")
+        if not 0 <= segment.index < self._record.num_segments:
+            raise StoreError(f"segment {segment.index} is outside the plan of {self._record.num_segments} segments")
+        index = self.generation.first_segment + segment.index
+        if index in self._commits and not self.shared:
+            raise StoreError(f"segment {segment.index} is committed already; `committed` lists what to skip")
         check_segment(segment)
+        self._check_keys(segment)
+        segment = leave_out(replace(segment, index=index), self._tombstones.of(index))
         facts = segment_facts(segment)
         self._check_shared(index, facts)
-        with storage_errors(self.path):
-            commit = publish_segment(self.path, index, segment_objects(segment, self._record.encoding), facts)
+        commit = self._settle(segment) if index in self._commits else self._publish(segment, facts)
         self._commits[index] = commit
         return commit
+
+    def _publish(self, segment: SegmentScores, facts: dict[str, Any]) -> CommitRecord:
+        """Commit, or find that another writer did so while this one was writing, or paused.
+
+        Who commits a segment may delete the half-written objects of others, whose disk then seems to fail them.
+        """
+        try:
+            with storage_errors(self.path):
+                objects = segment_objects(segment, self._record.encoding)
+                return publish_segment(self.path, segment.index, objects, facts)
+        except StoreError:
+            path = record_path(self.path, segment.index)
+            # A record of this process is its own, which stays an error: it may not be durable yet.
+            if not path.exists() or is_own(read_record(path)):
+                raise
+            return self._settle(segment)
+
+    def _settle(self, segment: SegmentScores) -> CommitRecord:
+        """Accept the record of another writer where it committed the same bytes."""
+        with storage_errors(self.path):
+            objects = segment_objects(segment, self._record.encoding)
+            digest = digest_of(describe(key, data) for key, data in objects)
+            return settle(record_path(self.path, segment.index), digest)
 
     def write_facts(self, name: str, facts: dict[str, Any]) -> None:
         """Write or replace the JSON sidecar `facts/<name>.json`; never compared.
@@ -127,6 +208,15 @@ class ScoreWriter:
         """
         with storage_errors(self.path):
             write_facts(self.path, name, facts)
+
+    def keep_facts(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write the JSON sidecar `facts/<name>.json` unless there is one; return what the store has then.
+
+        Raises:
+            StoreError: values that are not JSON, a damaged file, or a disk that is full or read-only.
+        """
+        with storage_errors(self.path):
+            return keep_facts(self.path, name, facts)
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """Return what `write_facts` wrote under this name, in this start or an earlier one, or None.
@@ -146,7 +236,7 @@ class ScoreWriter:
             IdentityError: the store has another dictionary.
         """
         with storage_errors(self.path):
-            publish_dictionary(self.path, tokens, decoder_norms, self._record.encoding.profile)
+            publish_dictionary(self.path, tokens, decoder_norms, self._record.encoding.profile, alone=self._lock.alone)
 
     def close(self) -> None:
         """Let another writer in, once the segment that a thread may be writing is committed.
@@ -165,7 +255,22 @@ class ScoreWriter:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ScoreWriter {self.path}: {len(self._commits)} of {self._record.num_segments} segments committed>"
+        return f"<ScoreWriter {self.path}: {len(self.committed)} of {self._record.num_segments} segments committed>"
+
+    def _check_keys(self, segment: SegmentScores) -> None:
+        """Refuse a segment with a key that another generation has, which only an incomplete one can hide until now."""
+        if self._known is not None:
+            refuse_common(self.path, self._known, segment.documents.key)
+
+    @cached_property
+    def _known(self) -> KnownKeys | None:
+        """The keys of all other generations; None where there is no other one."""
+        if len(self._generations) == 1:
+            return None
+        others = [
+            s for s in open_scores(self.path, use_index=False).segments if s.index not in self.generation.segments
+        ]
+        return KnownKeys(others)
 
     def _check_shared(self, index: int, facts: dict[str, Any]) -> None:
         """Refuse a segment whose sites, objectives or value columns are not those of the segments before it."""
@@ -176,36 +281,3 @@ class ScoreWriter:
                         f"segment {index} has {name} {facts[name]}; the store's other segments have "
                         f"{other.facts[name]}: write it to another store"
                     )
-
-
-def _refuse_strangers(store: Path) -> None:
-    """Refuse a folder that holds something else; a start that was killed early leaves a lock and temporary files."""
-    if (store / RUN_FILE).exists():
-        return
-    names = sorted(path.name for path in store.iterdir())
-    strangers = [name for name in names if name != LOCK_FILE and not name.startswith(TEMPORARY)]
-    if strangers:
-        half = "; it looks like a half-copied store" if COMMITS in strangers else ""
-        raise StoreError(
-            f"{store} is not empty and not a store: it has {', '.join(strangers[:5])} but no {RUN_FILE}{half}; "
-            "expected a new or empty folder, or a store to resume"
-        )
-
-
-def _recover(store: Path, num_segments: int) -> dict[int, CommitRecord]:
-    """Read what is committed, check that it is all there, and clear what is not committed."""
-    if (store / SEGMENTS).exists() and not (store / COMMITS).exists():
-        raise StoreError(
-            f"{store} has segments but no commit records: it looks half-copied; copy the whole folder again"
-        )
-    prepare(store)
-    for folder in (store, *filter(Path.is_dir, store.iterdir())):
-        remove_temporaries(folder)
-    commits = {index: read_record(path) for index, path in find_records(store).items()}
-    for index, commit in commits.items():
-        faults = missing_objects(store, commit)
-        if index >= num_segments or faults:
-            what = f"its object {faults[0][0]} {faults[0][1]}" if faults else f"the plan has {num_segments} segments"
-            raise StoreError(f"{store}: segment {index} is damaged: {what}; run `gradsae repair`, then this again")
-    remove_uncommitted(store, commits.values())
-    return commits

@@ -1,0 +1,33 @@
+"""What a corpus must be to become a further generation of a store, checked before anything is written."""
+
+from dataclasses import replace
+
+from gradsae_fast.errors import StoreError
+from gradsae_fast.prepare import Prepared
+from gradsae_fast.store import open_scores
+from gradsae_fast.store.generations import check_comparable, generation_of_run, require_version_2
+from gradsae_fast.store.keys import KnownKeys, refuse_common
+
+
+def check_growth(prepared: Prepared) -> None:
+    """Refuse a run that a store cannot go on with as a further generation; one that it has already goes on.
+
+    Raises:
+        StoreError: there is no store, or its own run never passed the gate.
+        FormatError: a store of version 1.
+        IdentityError: the run differs in more than its documents.
+        CorpusError: a document has the key of one that the store has.
+    """
+    store = open_scores(prepared.config.store.path, use_index=False)
+    if store.facts("gate") is None:
+        raise StoreError(
+            f"{store.path} has not passed its gate yet, which measures what its scores are masked by; run the command "
+            "that began it (it may be stopped once the first segment is committed), then append"
+        )
+    identity = prepared.identity()
+    if generation_of_run(store.generations, identity) is not None:
+        return
+    stored = store.generations[0].record
+    require_version_2(store.path, stored)
+    check_comparable(store.path, stored, replace(stored, identity=identity))
+    refuse_common(store.path, KnownKeys(store.segments), (document.key for document in prepared.corpus))
