@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import IdentityError, StoreError
@@ -12,37 +12,47 @@ from gradsae_fast.store.codecs import PROFILES, check_choice
 from gradsae_fast.store.commits import check_version
 from gradsae_fast.store.durable import create_exclusive, document_bytes, read_document
 from gradsae_fast.store.encoding import Encoding
-from gradsae_fast.store.layout import FORMAT_VERSION, STORE_FORMAT
+from gradsae_fast.store.fields import MOST_SEGMENTS, Fields
+from gradsae_fast.store.layout import RUN_VERSION, RUN_VERSIONS, STORE_FORMAT
+from gradsae_fast.store.place import Place
 
 RUN_FILE = "run.json"
 _ABSENT = "(absent)"
+_ADVICE = "Run with the store's settings to resume it, or choose another folder for a new run."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """`run.json`: `identity` and `num_segments` and `encoding` are compared on resume, `run` is not."""
+    """`run.json`: `identity`, `num_segments` and `encoding` are compared on resume, `run` is not.
+
+    A closed run has segments that its plan does not have, or lacks some on purpose; it is never resumed.
+    """
 
     identity: dict[str, Any]
     run: dict[str, Any]
     num_segments: int
     encoding: Encoding
+    closed: bool = False
+    format_version: int = RUN_VERSION
 
     def compared(self) -> dict[str, Any]:
         """Return everything that a resumed run must share."""
-        settings = {
+        settings: dict[str, Any] = {
             "num_segments": self.num_segments,
             "precision_bits": self.encoding.precision_bits,
             "profile": self.encoding.profile,
             "aggregates_include_special": self.encoding.aggregates_include_special,
         }
+        if self.closed:
+            settings["closed"] = True
         return {"identity": self.identity, "settings": settings}
 
     def to_document(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return {**self.compared(), "format": STORE_FORMAT, "format_version": FORMAT_VERSION, "run": self.run}
+        return {**self.compared(), "format": STORE_FORMAT, "format_version": self.format_version, "run": self.run}
 
 
-def read_run(store: Path) -> RunRecord:
+def read_run(store: Place) -> RunRecord:
     """Read the `run.json` of a store.
 
     Raises:
@@ -54,21 +64,37 @@ def read_run(store: Path) -> RunRecord:
         document = read_document(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(_absent(store)) from error
-    if document.get("format") != STORE_FORMAT:
-        raise StoreError(f"{path} has format {document.get('format')!r}; expected {STORE_FORMAT!r}: not such a store")
-    check_version(path, document)
-    settings = document["settings"]
+    return run_from_document(path, document, STORE_FORMAT)
+
+
+def run_from_document(path: Place, document: dict[str, Any], format: str) -> RunRecord:
+    """Return what `run.json`, or the record of a generation, says.
+
+    Raises:
+        StoreError: it is something else, or a field is missing or malformed.
+        FormatError: written by a newer release.
+    """
+    if document.get("format") != format:
+        raise StoreError(f"{path} has format {document.get('format')!r}; expected {format!r}: not such a store")
+    check_version(path, document, RUN_VERSIONS)
+    fields = Fields(document, path)
+    settings = fields.inside("settings")
     encoding = Encoding(
-        precision_bits=settings["precision_bits"],
-        profile=settings["profile"],
-        aggregates_include_special=settings["aggregates_include_special"],
+        precision_bits=settings.count("precision_bits"),
+        profile=settings.text("profile"),
+        aggregates_include_special=settings.flag("aggregates_include_special"),
     )
     return RunRecord(
-        identity=document["identity"], run=document["run"], num_segments=settings["num_segments"], encoding=encoding
+        identity=fields.mapping("identity"),
+        run=fields.mapping("run"),
+        num_segments=settings.count("num_segments", MOST_SEGMENTS),
+        encoding=encoding,
+        closed="closed" in settings and settings.flag("closed"),
+        format_version=fields.count("format_version"),
     )
 
 
-def _absent(store: Path) -> str:
+def _absent(store: Place) -> str:
     if not store.exists():
         return f"{store} does not exist; expected a store written by `gradsae extract --out`: check the path"
     if (store / "commits").is_dir() or (store / "segments").is_dir():
@@ -76,7 +102,7 @@ def _absent(store: Path) -> str:
     return f"{store} is not a store: it has no {RUN_FILE}; expected a folder written by `gradsae extract --out`"
 
 
-def create_or_compare(store: Path, asked: RunRecord) -> RunRecord:
+def create_or_compare(store: Place, asked: RunRecord) -> RunRecord:
     """Write `run.json` where there is none; else compare it and return the one that is there.
 
     Raises:
@@ -87,19 +113,37 @@ def create_or_compare(store: Path, asked: RunRecord) -> RunRecord:
     check_choice("precision_bits", asked.encoding.precision_bits, PRECISION_BITS)
     data = document_bytes(asked.to_document())
     if not (store / RUN_FILE).exists():
-        create_exclusive(store / RUN_FILE, data)
+        with suppress(FileExistsError):  # another worker of this run, or the writer of another run: compared below
+            create_exclusive(store / RUN_FILE, data)
     stored = read_run(store)
-    differing = _differences(stored.compared(), json.loads(data))
-    if differing:
-        raise IdentityError(_side_by_side(store, differing))
+    compare_runs(store, stored, asked)
     return stored
 
 
-def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[tuple[str, str, str]]:
-    left, right = (dict(_fields(part)) for part in (stored, {key: asked[key] for key in stored}))
+def compare_runs(store: Place, stored: RunRecord, asked: RunRecord) -> None:
+    """Refuse to go on with a run that is not the stored one.
+
+    Raises:
+        IdentityError: shows the differing fields side by side.
+    """
+    differing = differences(stored, asked)
+    if differing:
+        raise IdentityError(side_by_side(store, differing))
+
+
+def differences(stored: RunRecord, asked: RunRecord) -> list[tuple[str, str, str]]:
+    """Return (dotted name, stored, asked for) of every compared field that differs, values as canonical JSON."""
+    left, right = map(_comparable, (stored, asked))
     names = sorted(left.keys() | right.keys())
     rows = ((name, left.get(name, _ABSENT), right.get(name, _ABSENT)) for name in names)
     return [row for row in rows if row[1] != row[2]]
+
+
+def _comparable(record: RunRecord) -> dict[str, str]:
+    """What is compared, as it reads when it was written and read back: JSON has no tuples, and keys are text."""
+    plain = json.loads(document_bytes(record.compared()))
+    del plain["checksum"]
+    return dict(_fields(plain))
 
 
 def _fields(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -111,11 +155,9 @@ def _fields(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value, sort_keys=True)
 
 
-def _side_by_side(store: Path, differing: list[tuple[str, str, str]]) -> str:
+def side_by_side(store: Place, differing: list[tuple[str, str, str]], advice: str = _ADVICE) -> str:
+    """Return the message of an IdentityError: what differs, and what to do."""
     rows = [("field", "in the store", "asked for"), *differing]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     table = "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
-    return (
-        f"{store} belongs to another run; these fields differ:\n{table}\n"
-        "Run with the store's settings to resume it, or choose another folder for a new run."
-    )
+    return f"{store} belongs to another run; these fields differ:\n{table}\n{advice}"
