@@ -1,0 +1,32 @@
+"""The verb `gradsae drop`: take documents out of a store for good."""
+
+from typing import Annotated
+
+import typer
+
+from gradsae_fast.cli_rank import Store, WhereOption
+from gradsae_fast.render import human_bytes
+
+
+def drop(
+    store: Store,
+    document: Annotated[list[str] | None, typer.Argument(help="Keys of documents.", show_default=False)] = None,
+    where: WhereOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+) -> None:
+    """Take documents out of a store for good: no query has them any more, and none of its files.
+
+    All of them go at once, and stay gone where the store is repaired and extracted again.
+
+    Example: `gradsae drop speeches.gradsae --where "speaker=Nixon" --dry-run`
+    """
+    from gradsae_fast.drop import drop as drop_documents
+
+    report = drop_documents(store, document or None, where=where, dry_run=dry_run)
+    before = f"{report.num_before:,} had been dropped before; " if report.num_before else ""
+    done = "would drop" if dry_run else "dropped"
+    after = f", {human_bytes(report.bytes_after)} now" if report.bytes_after is not None and report.num_segments else ""
+    typer.echo(
+        f"{report.path}: {before}{done} {report.num_documents:,} documents with {report.num_tokens:,} tokens from "
+        f"{report.num_segments:,} segments of {human_bytes(report.bytes_before)}{after}"
+    )
