@@ -19,6 +19,21 @@ from torch import Tensor
 
 from gradsae_fast.errors import SaeError
 
+# What numpy and zipfile raise for archives that are cut short, contradictory or of something else.
+_NO_ARCHIVE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_UNPACKED_FREELY = 1 << 30  # bytes
+_MOST_PACKED = 100  # times; weights pack to about nine tenths
+
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, on the CPU, in its own dtype."""
@@ -31,10 +46,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_npz(path: Path) -> dict[str, Tensor]:
     """Every array of an npz archive, on the CPU, in its own dtype. Pickled objects are refused."""
     try:
+        _check_unpacked_size(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: torch.from_numpy(archive[key]) for key in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except _NO_ARCHIVE as error:
         raise SaeError(f"{path} is not a whole npz archive of arrays ({error}); fetch it again") from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than weights do."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(_UNPACKED_FREELY, _MOST_PACKED * path.stat().st_size):
+        raise ValueError(f"its {path.stat().st_size} bytes unpack to {size}, which is no weights' way")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SaeError(f"{path} is missing; fetch or copy the whole SAE folder") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SaeError(f"{path} is not readable as JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise SaeError(f"{path} holds a JSON {type(content).__name__}, expected an object")
@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SaeError(
             f"{path} is missing; fetch or copy it with the weights: it says what they read and write"
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SaeError(f"{path} is not readable as YAML ({error}); fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SaeError(f"{path} holds a YAML {type(content).__name__}, expected a mapping of names")
