@@ -203,7 +203,7 @@ def starting_at(lm: LanguageModel, scored: ScoredWindow, rows_KTD: Tensor) -> It
             skipped, start_KTD = site.layer, rows_KTD
             if scored.start_TD is not None:
                 start_KTD = scored.start_TD.repeat(len(rows_KTD), 1, 1)
-            stack.enter_context(site.hook(lm.model, lambda _: rows_KTD))
+            stack.enter_context(site.hook(lm.model, lambda hidden_KTD: rows_KTD.to(hidden_KTD.device)))
         for layer in lm.layers[:skipped]:
             stack.enter_context(forward_replaced(layer, partial(put_out, start_KTD)))
         yield

@@ -11,15 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from gradsae_fast import open_scores, render
+from gradsae_fast.cli_append import append
 from gradsae_fast.cli_certify import certify
+from gradsae_fast.cli_compact import compact
 from gradsae_fast.cli_compare import compare
 from gradsae_fast.cli_contrast import contrast
 from gradsae_fast.cli_describe import describe
+from gradsae_fast.cli_drop import drop
 from gradsae_fast.cli_experiment import experiment
 from gradsae_fast.cli_export import export
 from gradsae_fast.cli_extract import extract
 from gradsae_fast.cli_index import index
 from gradsae_fast.cli_jacobian import jacobian
+from gradsae_fast.cli_merge import merge
 from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, Store, rank
 from gradsae_fast.cli_report import report
 from gradsae_fast.cli_synthetic import synthetic
@@ -55,12 +59,16 @@ app = typer.Typer(
     help="Influence databases over whole corpora: GradSAE scores, stored sparsely, ranked offline.",
 )
 app.command()(extract)
+app.command()(append)
+app.command()(merge)
 app.add_typer(rank, name="rank")
 app.command()(contrast)
 app.command()(compare)
 app.command()(report)
 app.command()(export)
 app.command()(index)
+app.command()(drop)
+app.command()(compact)
 app.command()(describe)
 app.command()(certify)
 app.add_typer(experiment, name="experiment")

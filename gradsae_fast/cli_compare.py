@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +20,8 @@ from gradsae_fast.ranking import query_of
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A store; its ranking gives the order.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="The store to compare with; the same one for two sites.")],
+    a: Annotated[str, typer.Argument(help="A store; its ranking gives the order.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="The store to compare with; the same one for two sites.")],
     match: Annotated[
         str, typer.Option(help="best: A's latents with their closest in B; same: one SAE in both, latent by latent.")
     ] = "best",

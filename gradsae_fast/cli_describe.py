@@ -1,6 +1,5 @@
 """The verb `gradsae describe`: which tokens latents promote, and their input and output scores."""
 
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -81,7 +80,7 @@ def _refuse_beside_all(context: typer.Context) -> None:
             raise QueryError(f"{parameter.opts[0]} has no effect beside --all; leave it out")
 
 
-def _describe_every(store: Path, tokens: int, device: str | None) -> None:
+def _describe_every(store: str, tokens: int, device: str | None) -> None:
     """Show how far it is on a terminal, then a line for each site."""
     from gradsae_fast.describe import describe_every
 

@@ -10,6 +10,8 @@ from gradsae_fast.config import ExtractConfig, config_from_tables, load_config
 from gradsae_fast.errors import ConfigError
 from gradsae_fast.progress import progress_bar
 
+_MANY = "Many machines"
+
 
 def extract(
     model: Annotated[str | None, typer.Option(help="Language model: folder or hub id.")] = None,
@@ -59,6 +61,31 @@ def extract(
     exact_dense: Annotated[
         float | None, typer.Option(help="Ablate exactly what fires on more than this share of tokens, like 0.2.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="local; static: one of the workers that torchrun or Slurm started; ray.",
+            show_default="local",
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Of Ray.", show_default="one a GPU, or a node", rich_help_panel=_MANY)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="Of Ray.", show_default="1, if there are any", rich_help_panel=_MANY)
+    ] = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(help="Spread a model over a worker's GPUs: auto, balanced.", rich_help_panel=_MANY),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A cluster.", show_default="RAY_ADDRESS, or here", rich_help_panel=_MANY)
+    ] = None,
+    stall_minutes: Annotated[
+        float | None,
+        typer.Option(help="Fail when Ray commits nothing for so long.", show_default="30", rich_help_panel=_MANY),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say where the time of scoring and storing goes, and write a trace.")
     ] = False,
@@ -70,7 +97,13 @@ def extract(
     Example: `gradsae extract --model M --sae S --corpus speeches.jsonl.gz --out speeches.gradsae`
     """
     options: dict[str, dict[str, Any]] = {
-        "model": {"path": model, "dtype": dtype, "device": device, "attention": attention},
+        "model": {
+            "path": model,
+            "dtype": dtype,
+            "device": device,
+            "attention": attention,
+            "device_map": device_map,
+        },
         "corpus": {
             "path": corpus,
             "text_column": text_column,
@@ -104,6 +137,11 @@ def extract(
             "force": force or None,
             "trace": profile or None,
             "exact_dense": exact_dense,
+            "engine": engine,
+            "workers": workers,
+            "gpus_per_worker": gpus_per_worker,
+            "ray_address": ray_address,
+            "stall_minutes": stall_minutes,
         },
     }
     places = {"site": site or [], "reads": reads or []}

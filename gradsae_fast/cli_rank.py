@@ -9,7 +9,9 @@ from gradsae_fast import open_scores, ranking, render
 
 rank = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Rank latents, documents or tokens.")
 
-Store = Annotated[Path, typer.Argument(help="A store that `gradsae extract` made.", show_default=False)]
+Store = Annotated[
+    str, typer.Argument(help="A store of `gradsae extract`: a folder, or s3://bucket/prefix.", show_default=False)
+]
 SiteOption = Annotated[str | None, typer.Option("--site", help="Site, where the store has several.")]
 ObjectiveOption = Annotated[str | None, typer.Option("--objective", help="Objective, where the store has several.")]
 WhereOption = Annotated[

@@ -33,6 +33,8 @@ class ModelConfig:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = "auto"
     # how transformers computes attention; auto: as it chooses for the architecture
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    # a model larger than one GPU: how accelerate spreads its layers over the GPUs that a worker sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class StoreConfig:
     path: str
     precision_bits: int = 10  # significand bits of stored floats; 23 is exact
     profile: Literal["compact", "portable"] = "compact"
+    append: bool = False  # the store is there: its run goes on with another corpus, as a further generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,11 @@ class RunConfig:
     force: bool = False  # go on although the gate failed; recorded
     trace: bool = False  # measure where the time of scoring and storing goes, and write a trace beside the store
     exact_dense: float | None = None  # ablate latents exactly that fire on more than this share of the corpus's tokens
+    engine: Literal["local", "static", "ray"] = "local"  # static: this process is one of many that a launcher started
+    workers: int | None = None  # of Ray; None: one for each GPU (or for each gpus_per_worker), without GPUs one a node
+    gpus_per_worker: float | None = None  # of Ray; None: 1 where there are any, else 0
+    ray_address: str | None = None  # of a cluster; None: that in RAY_ADDRESS, else Ray is started on this machine
+    stall_minutes: float | None = None  # Ray: fail when nothing was committed for so long; None: 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

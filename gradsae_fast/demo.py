@@ -11,6 +11,7 @@ from gradsae_fast.extract import extract
 from gradsae_fast.progress import progress_bar
 from gradsae_fast.ranking import contrast, rank_tokens
 from gradsae_fast.store import ScoreStore, open_scores
+from gradsae_fast.store.place import Place
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 GROUPS = {"Republican": "party=Republican", "Democratic": "party=Democratic"}
@@ -61,7 +62,7 @@ def _show_latent(store: ScoreStore, latent: int, effect_size: float, where: str)
         print(f"    {row['influence']:+8.3f} nats  …{text}…")
 
 
-def _show_next(store: Path, latent: int) -> None:
+def _show_next(store: Place, latent: int) -> None:
     print(
         f"""
 What to type next:

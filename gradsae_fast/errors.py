@@ -11,6 +11,8 @@
     │   ├── IdentityError      a store of another run
     │   ├── FormatError        a store of a format version that this release does not know
     │   └── BusyError          another process writes to this store
+    ├── BucketError        object storage that did not answer, or refused: nothing is known of what it holds
+    ├── EngineError        workers that failed again and again, or from which nothing is heard
     └── QueryError         a ranking question that the store cannot answer
 
 A message says what was found, what was expected, and what to do. The command line prints the message alone.
@@ -59,6 +61,14 @@ class FormatError(StoreError):
 
 class BusyError(StoreError):
     """Another process writes to this store."""
+
+
+class BucketError(GradsaeError):
+    """Object storage that did not answer, or refused; not a StoreError, since it says nothing about the store."""
+
+
+class EngineError(GradsaeError, RuntimeError):
+    """Workers of an engine that failed again and again, or from which nothing is heard."""
 
 
 class QueryError(GradsaeError, ValueError):

@@ -20,6 +20,7 @@ from gradsae_fast.prepare import Prepared, prepare, with_sink_limits
 from gradsae_fast.probe import measure_medians, shortened
 from gradsae_fast.records import SegmentScores, TokenDocument
 from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store.place import place_of
 
 _PROBE_BATCHES = 2
 
@@ -36,7 +37,7 @@ class Estimate:
     seconds: float
     peak_memory_bytes: int  # of this process, model included
     store_bytes: int
-    free_bytes: int  # on the disk of the store
+    free_bytes: int | None  # on the disk of the store; None for one in a bucket
 
 
 def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] | None = None) -> Estimate:
@@ -66,7 +67,7 @@ def estimate(config: ExtractConfig, objectives: Mapping[str, ObjectiveFunction] 
         seconds=plan.num_tokens * seconds / num_tokens,
         peak_memory_bytes=peak_memory(),
         store_bytes=round(_store_bytes(prepared, segment)),
-        free_bytes=shutil.disk_usage(_existing_parent(Path(config.store.path).absolute())).free,
+        free_bytes=_free_bytes(config.store.path),
     )
 
 
@@ -120,5 +121,10 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+def _free_bytes(store: str) -> int | None:
+    place = place_of(store)
+    if not isinstance(place, Path):
+        return None
+    path = place.absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free

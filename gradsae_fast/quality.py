@@ -46,6 +46,16 @@ class Tally:
         sum_D = written_SD.sum(0).cpu().numpy()
         self.sum_D = sum_D if self.sum_D is None else self.sum_D + sum_D
 
+    def add(self, other: "Tally") -> None:
+        """Add the sums over other tokens, at the same site."""
+        self.num_tokens += other.num_tokens
+        self.num_active += other.num_active
+        self.num_sampled += other.num_sampled
+        self.squared_error += other.squared_error
+        self.squared_norm += other.squared_norm
+        if other.sum_D is not None:
+            self.sum_D = other.sum_D if self.sum_D is None else self.sum_D + other.sum_D
+
     @property
     def l0(self) -> float:
         """Mean number of active latents of a token."""

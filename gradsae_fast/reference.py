@@ -88,7 +88,9 @@ def _logits(
     ids_T = torch.from_numpy(window.token_ids.astype(np.int64)).to(lm.device)
 
     def put(decoded_TD: Tensor, added_TD: Tensor, hidden_1TD: Tensor) -> Tensor:
-        return torch.where(spliced_T1, decoded_TD, hidden_1TD.float() + added_TD).to(hidden_1TD.dtype)
+        here = hidden_1TD.device
+        changed_1TD = hidden_1TD.float() + added_TD.to(here)
+        return torch.where(spliced_T1.to(here), decoded_TD.to(here), changed_1TD).to(hidden_1TD.dtype)
 
     with ExitStack() as stack, torch.enable_grad():
         parts = (each_TD.chunk(len(sites), 1) for each_TD in (decoded_TD, added_TD))

@@ -21,6 +21,8 @@ from gradsae_fast.stages import MAIN
 from gradsae_fast.store import Fault, ScoreStore
 from gradsae_fast.store.certificate import read_certificate
 from gradsae_fast.store.layout import component
+from gradsae_fast.store.promise import promise_facts, promise_of, sentences
+from gradsae_fast.store.show import generation_facts, generation_line
 
 if TYPE_CHECKING:
     from gradsae_fast.estimate import Estimate
@@ -69,7 +71,10 @@ def show_report(report: "ExtractReport") -> None:
     if report.profile is not None:
         show_profile(report.profile)
         print(f"trace: {report.trace}, for chrome://tracing, ui.perfetto.dev or speedscope.app")
-    print(f"next: gradsae rank latents {report.store}{'' if exact is None else ' --exact-dense'}")
+    if report.num_left:
+        print(f"left: {report.num_left} segments, which other workers write")
+    else:
+        print(f"next: gradsae rank latents {report.store}{'' if exact is None else ' --exact-dense'}")
 
 
 def show_profile(profile: "Recording") -> None:
@@ -90,8 +95,9 @@ def show_estimate(estimate: "Estimate") -> None:
     print(f"speed    {estimate.tokens_per_second:.0f} tokens/s on a probe of {estimate.probe_tokens} tokens")
     print(f"time     about {_duration(estimate.seconds)}")
     print(f"memory   {human_bytes(estimate.peak_memory_bytes)} at the peak of the probe, model included")
-    print(f"disk     about {human_bytes(estimate.store_bytes)}; {human_bytes(estimate.free_bytes)} are free")
-    if estimate.store_bytes > estimate.free_bytes:
+    free = "" if estimate.free_bytes is None else f"; {human_bytes(estimate.free_bytes)} are free"
+    print(f"disk     about {human_bytes(estimate.store_bytes)}{free}")
+    if estimate.free_bytes is not None and estimate.store_bytes > estimate.free_bytes:
         print("warning  the disk is too small for this run; choose another --out or a lower --precision-bits")
 
 
@@ -104,8 +110,13 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
     size = human_bytes(facts["bytes"])
     print(f"store      {facts['path']} ({size}, {facts['profile']}, {facts['precision_bits']} bits)")
     state = "complete" if facts["complete"] else "incomplete: run the same extract command again"
-    print(f"segments   {facts['segments']} of {facts['planned_segments']} committed; {state}")
+    revised = f", in {facts['segments']} now" if facts["revisions"] else ""
+    print(f"segments   {facts['committed']} of {facts['planned_segments']} committed{revised}; {state}")
+    if facts["dropped"]:
+        print(f"dropped    {facts['dropped']} documents, for good")
     print(f"corpus     {facts['documents']} documents, {facts['tokens']} tokens")
+    for generation in facts["generations"] if len(facts["generations"]) > 1 else ():
+        print(f"generation {generation_line(generation)}")
     print(f"objective  {', '.join(facts['objectives'])}; positive influence: the latent's presence raises it")
     for site, numbers in facts["sites"].items():
         signed = "; activations of both signs: rank --polarity" if numbers["signed"] else ""
@@ -122,6 +133,8 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
         )
     if facts["exact_dense"] is not None:
         print(f"exact      {_exact_line(facts['exact_dense'])}")
+    for sentence in sentences(promise_of(store.path)):
+        print(f"promise    {sentence}")
     show_certificate(store)
 
 
@@ -142,9 +155,13 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "path": str(store.path),
         "complete": store.is_complete,
         "segments": len(store.segments),
+        "committed": len(store.committed),
         "planned_segments": store.num_segments,
+        "revisions": store.num_revisions,
+        "dropped": store.num_dropped,
         "documents": store.num_documents,
         "tokens": store.num_tokens,
+        "generations": [generation_facts(store, generation) for generation in store.generations],
         "bytes": scores + (exact or {}).get("bytes", 0),
         "precision_bits": store.precision_bits,
         "profile": store.profile,
@@ -155,6 +172,7 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "gate": store.facts("gate"),
         "certificate": store.facts("certificate"),
         "exact_dense": exact,
+        "promise": promise_facts(promise_of(store.path)),
     }
 
 

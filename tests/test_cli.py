@@ -30,6 +30,7 @@ EXTRACT_FLAGS = {
     ),
     *("--overlap", "--bos", "--sink-norm-ratio", "--mask-token-id", "--nonfinite", "--dtype", "--device"),
     *("--reads", "--path-steps", "--patch-column", "--exact-dense"),
+    *("--engine", "--workers", "--gpus-per-worker", "--device-map", "--ray-address", "--stall-minutes"),
     *(
         "--precision-bits",
         "--store-profile",
@@ -42,6 +43,7 @@ EXTRACT_FLAGS = {
     ),
 }
 VERBS = [
+    *(["append"], ["merge"]),
     *(["extract"], ["score"], ["rank", "latents"], ["rank", "documents"], ["rank", "tokens"]),
     *(["rank", "oddities"], ["rank", "stability"], ["contrast"], ["compare"], ["report"], ["export"], ["index"]),
     *(["info"], ["verify"], ["repair"], ["certify"], ["demo"]),
@@ -234,7 +236,8 @@ def test_info_says_what_the_store_holds_and_json_has_the_same(store: Path) -> No
     found = json.loads(gradsae("info", store, "--json").out)
     assert set(found) == {
         *("path", "complete", "segments", "planned_segments", "documents", "tokens", "bytes", "precision_bits"),
-        *("profile", "objectives", "sites", "identity", "run", "gate", "certificate", "exact_dense"),
+        *("profile", "objectives", "sites", "identity", "run", "gate", "certificate", "exact_dense", "generations"),
+        *("promise", "committed", "revisions", "dropped"),
     }
     assert found["identity"]["saes"]["model.layers.1"]["kernels"] == "tiled numba"
     assert found["gate"]["forced"] is True

@@ -42,6 +42,7 @@ def test_tokens_are_exact_bytes_are_close_and_nothing_is_left_behind(
     assert 0 < found.probe_tokens <= found.num_tokens
     assert found.seconds == pytest.approx(found.num_tokens / found.tokens_per_second)
     assert found.peak_memory_bytes > 1e7
+    assert found.free_bytes is not None
     assert found.free_bytes > 0
 
 

@@ -138,7 +138,7 @@ def test_a_store_shows_its_certificate_and_whether_it_is_of_these_segments(store
 
 
 def test_a_damaged_sidecar_is_named_in_its_line_and_the_rest_is_shown(store: ScoreStore) -> None:
-    facts_path(store.path, "gate").write_text('{"<b>": 1}')
+    Path(str(facts_path(store.path, "gate"))).write_text('{"<b>": 1}')
     html = store._repr_html_()
     assert "unreadable: " in html
     assert "48 latents" in html

@@ -9,12 +9,16 @@ from typing import Any
 from gradsae_fast import open_scores, verify
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.extract import extract
+from gradsae_fast.store.commits import read_record
+from gradsae_fast.store.dictionary import dictionary_record
 
 KILLS = 20
 
 
 def digests(path: str) -> list[str]:
-    return [segment.digest for segment in open_scores(path).segments]
+    """Of the bytes of all segments, and of the dictionary."""
+    segments = [segment.digest for segment in open_scores(path).segments]
+    return [*segments, read_record(dictionary_record(Path(path))).digest]
 
 
 def start(forkserver: Any, config: ExtractConfig) -> Any:

@@ -2,43 +2,33 @@
 
 What must hold each time:
 
-    `verify` finds it and names the file
-    a reader that reads everything raises an error, or returns the numbers that were written and no others; that a sound
-    file was exchanged with another one of its kind a reader cannot see, and `verify` does
+    `verify` finds it, and names the file and its segment
+    a reader that reads everything raises an error that names the object, by its file or by segment and array, or
+    returns the numbers that were written and no others; that a sound file was exchanged with another one of its kind a
+    reader cannot see, and `verify` does
 
-and for every kind of object once: `repair` and the same run again bring back equal bytes.
+and now and then, for every kind of object: `repair` and the same run again bring back equal bytes.
 """
 
-import dataclasses
-import hashlib
 import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks.durability.small_run import write_all
+from benchmarks.durability.contents import contents, digest
+from benchmarks.durability.everything import readings, write_everything
+from benchmarks.durability.outcome import Outcome
 from gradsae_fast.errors import GradsaeError
-from gradsae_fast.ranking import rank_documents, rank_latents, rank_tokens
-from gradsae_fast.ranking.index import build_index
-from gradsae_fast.store import open_scores, repair, verify
-from gradsae_fast.store.described import Described, publish_described
-from gradsae_fast.store.exact import ExactWriter
+from gradsae_fast.store import repair, verify
 from gradsae_fast.store.identity import RUN_FILE
-from gradsae_fast.store.lock import LOCK_FILE, locked
-from tests.store.synthetic import SITE
+from gradsae_fast.store.lock import LOCK_FILE
 
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """How often something was damaged, by how, and what went unnoticed or was not healed."""
-
-    trials: dict[str, int] = field(default_factory=dict)
-    violations: list[str] = field(default_factory=list)
+FLIPS_PER_HEALING = 50
+# Without its record a segment is one that is still to be written, and a sidecar one that never was.
+_MAY_BE_ABSENT = re.compile(r"(commits|facts)/|commit\.json|^index/\*\.json")
+_OF_SEGMENT = re.compile(r"(?:exact/)?(?:commits|segments)/(\d{6})\b.*")
+_IN_SEGMENT = re.compile(r"(?:exact/)?segments/(\d{6})-[0-9a-f]{16}/(.*)/(?:zarr\.json|c\.0)")
 
 
 class Victim:
@@ -48,7 +38,8 @@ class Victim:
         self.path = path
         write_everything(path)
         self.files = {file: file.read_bytes() for file in sorted(_files(path))}
-        self.numbers = read_everything(path)
+        self.numbers = {room: digest(read()) for room, read in readings(path).items()}
+        self.contents = contents(path)
         self.kinds: dict[str, list[Path]] = {}
         for file in self.files:
             self.kinds.setdefault(_kind(file.relative_to(path)), []).append(file)
@@ -56,148 +47,140 @@ class Victim:
     def restore(self, file: Path) -> None:
         file.write_bytes(self.files[file])
 
-    def faults_of(self, file: Path, what: str, *, of_readers: bool = True) -> list[str]:
-        """What does not hold while `file` is damaged; of readers only where a file tells by itself."""
-        name = str(file.relative_to(self.path))
-        faults = []
-        if not _is_named(self.path, name):
-            faults.append(f"verify does not name {name}, {what}")
+    def unnamed(self, *damaged: Path) -> list[str]:
+        """Those of these files that `verify` does not name, with their segments."""
+        names = {str(file.relative_to(self.path)) for file in damaged}
         try:
-            if read_everything(self.path) != self.numbers and of_readers:
-                faults.append(f"a reader returns other numbers: {name}, {what}")
-        except GradsaeError:
-            pass
-        return faults
+            return sorted(
+                names - {fault.object for fault in verify(self.path) if fault.segment == _segment(fault.object)}
+            )
+        except GradsaeError as error:
+            return sorted(name for name in names if name not in str(error))
+        except Exception as error:  # noqa: BLE001 - an error of another kind is a broken promise, to be counted
+            return [f"{name}: verify fails with {error!r}" for name in sorted(names)]
+
+    def faults_of(self, file: Path, what: str) -> list[str]:
+        """What does not hold while `file` is damaged."""
+        unnamed = [f"verify does not name {name}, {what}" for name in self.unnamed(file)]
+        return [*unnamed, *self.misread(file, what, self.numbers)]
+
+    def misread(self, file: Path, what: str, rooms: Collection[str]) -> list[str]:
+        """What readers of these rooms get that they must not, while `file` is damaged."""
+        name = str(file.relative_to(self.path))
+        try:
+            found = readings(self.path)
+            wrong = [room for room in rooms if digest(found[room]()) != self.numbers[room]]
+        except GradsaeError as error:
+            return [] if _tells_of(str(error), name) else [f"an error names another place: {name}, {what}: {error}"]
+        except Exception as error:  # noqa: BLE001 - as above
+            return [f"a reader fails with {error!r}: {name}, {what}"]
+        return [f"a reader returns other numbers of {room}: {name}, {what}" for room in wrong]
 
 
 def flip_bits(folder: Path, times: int, seed: int = 0) -> Outcome:
-    """Flip one bit, so many times: a kind of object at random, a file of it, a bit of that."""
+    """Flip one bit, so many times: a kind of object at random, a file of it, a bit of that; heal now and then."""
     victim, chance, outcome = Victim(folder / "flipped"), random.Random(seed), Outcome()
-    for _ in range(times):
+    for number in range(times):
         file = chance.choice(victim.kinds[chance.choice(list(victim.kinds))])
         data, bit = bytearray(victim.files[file]), chance.randrange(8 * len(victim.files[file]))
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
         outcome.violations += victim.faults_of(file, f"bit {bit} flipped")
-        victim.restore(file)
-    outcome.trials["bits flipped"] = times
+        outcome.count("bits flipped")
+        if number % FLIPS_PER_HEALING == 0:
+            _heal(victim, f"{file.relative_to(victim.path)}, bit {bit} flipped", outcome)
+        else:
+            victim.restore(file)
     return outcome
 
 
-def cut_short(folder: Path, most: int | None = None, seed: int = 0) -> Outcome:
-    """Cut one file of every kind to every shorter length, or to `most` of those lengths, drawn at random."""
-    victim, chance, outcome = Victim(folder / "cut"), random.Random(seed), Outcome()
-    cuts = [(files[0], length) for files in victim.kinds.values() for length in range(len(victim.files[files[0]]))]
-    for file, length in cuts if most is None else chance.sample(cuts, min(most, len(cuts))):
+def cut_short(folder: Path, share: tuple[int, int] = (0, 1), most: int | None = None) -> Outcome:
+    """Cut one file of every kind to every shorter length.
+
+    `verify` is asked while all files that are long enough are cut to a length, first the objects, then the documents
+    that name these; readers while one is, and only for what is in its room.
+
+    Args:
+        folder: where the store is made.
+        share: (i, n): of the lengths the i-th of n equal parts.
+        most: so many lengths of files drawn at random, in place of all.
+    """
+    victim, outcome = Victim(folder / "cut"), Outcome()
+    sizes, chance = [len(victim.files[files[0]]) for files in victim.kinds.values()], random.Random(share[0])
+    drawn = [chance.randrange(chance.choice(sizes)) for _ in range(most or 0)]
+    for length in range(share[0], max(sizes), share[1]) if most is None else drawn:
+        files = [files[0] for files in victim.kinds.values() if len(victim.files[files[0]]) > length]
+        documents = [file for file in files if file.suffix == ".json" and file.name != "zarr.json"]
+        _cut_all([file for file in files if file not in documents], length, victim, outcome)
+        _cut_all(documents, length, victim, outcome)
+    return outcome
+
+
+def _cut_all(files: list[Path], length: int, victim: Victim, outcome: Outcome) -> None:
+    for file in files:
         file.write_bytes(victim.files[file][:length])
-        outcome.violations += victim.faults_of(file, f"cut to {length} bytes")
+    what = f"cut to {length} bytes"
+    outcome.violations += [f"verify does not name {name}, {what}" for name in victim.unnamed(*files)]
+    for file in files:
         victim.restore(file)
-        outcome.trials["files cut short"] = outcome.trials.get("files cut short", 0) + 1
-    return outcome
+    for file in files:
+        file.write_bytes(victim.files[file][:length])
+        outcome.violations += victim.misread(file, what, [_room(file.relative_to(victim.path))])
+        outcome.count("files cut short")
+        victim.restore(file)
 
 
 def remove_and_exchange(folder: Path, most: int | None = None, seed: int = 0) -> Outcome:
-    """Remove a file of every kind (or of `most` kinds, drawn at random), exchange two of it; heal each time."""
-    outcome = Outcome(trials={"files removed": 0, "files exchanged": 0, "stores healed": 0})
+    """Remove a file of every kind (or of `most` kinds, drawn at random), exchange two of it; heal each time.
+
+    A file is exchanged with another of the same store, and with its namesake of a store of other scores.
+    """
+    outcome = Outcome()
     victim = Victim(folder / "healed")
+    strangers = _strangers(folder / "strangers", victim)
     kinds = list(victim.kinds) if most is None else random.Random(seed).sample(list(victim.kinds), most)
     for kind in kinds:
         file, files = victim.kinds[kind][0], victim.kinds[kind]
         file.unlink()
-        # Without its record a segment is one that is still to be written, and a sidecar one that never was.
-        if not re.search(r"(commits|facts)/|commit\.json|^index/\*\.json", kind):
+        if not _MAY_BE_ABSENT.search(kind):
             outcome.violations += victim.faults_of(file, "removed")
-            outcome.trials["files removed"] += 1
-        outcome.violations += _heal(victim, f"{kind} removed")
-        outcome.trials["stores healed"] += 1
-        other = next((o for o in files[1:] if victim.files[o] != victim.files[file]), None)
-        if other is not None:
-            file.write_bytes(victim.files[other])
-            outcome.violations += victim.faults_of(file, "exchanged", of_readers=False)
-            outcome.trials["files exchanged"] += 1
-            outcome.violations += _heal(victim, f"{kind} exchanged")
-            outcome.trials["stores healed"] += 1
+            outcome.count("files removed")
+        _heal(victim, f"{kind} removed", outcome)
+        others = [next((o for o in map(victim.files.get, files[1:]) if o != victim.files[file]), None)]
+        others += [strangers.get(kind)]
+        for what, data in zip(("exchanged", "taken from another store"), others, strict=True):
+            if data is not None and data != victim.files[file]:
+                file.write_bytes(data)
+                outcome.violations += [f"verify does not name {name}, {what}" for name in victim.unnamed(file)]
+                outcome.count(f"files {what}")
+                _heal(victim, f"{kind} {what}", outcome)
     return outcome
 
 
-def _heal(victim: Victim, what: str) -> list[str]:
+def _strangers(path: Path, victim: Victim) -> dict[str, bytes]:
+    """Of a store of the same run with other scores, the objects of arrays, by kind: whole, and not the right ones."""
+    write_everything(path, seed=1)
+    found = {_kind(file.relative_to(path)): file.read_bytes() for file in sorted(_files(path), reverse=True)}
+    return {kind: data for kind, data in found.items() if kind in victim.kinds and kind.endswith("/c.0")}
+
+
+def _heal(victim: Victim, what: str, outcome: Outcome) -> None:
     """Repair the damaged store and run again; then put the very files back, as new attempts have other names."""
-    faults = []
     try:
         repair(victim.path)
         write_everything(victim.path)
-        faults += [f"after repair and the same run, {what}: {fault}" for fault in verify(victim.path)]
-        if read_everything(victim.path) != victim.numbers:
+        faults = [f"after repair and the same run, {what}: {fault}" for fault in verify(victim.path)]
+        numbers = {room: digest(read()) for room, read in readings(victim.path).items()}
+        if contents(victim.path) != victim.contents or numbers != victim.numbers:
             faults.append(f"repair and the same run bring back other bytes: {what}")
+        outcome.count("stores healed to equal bytes")
     except GradsaeError as error:
-        if RUN_FILE not in what:  # from which everything else follows
-            faults.append(f"repair fails: {what}: {error}")
+        faults = [] if RUN_FILE in what else [f"repair fails: {what}: {error}"]  # from it everything else follows
+    outcome.violations += faults
     shutil.rmtree(victim.path)
     for file, data in victim.files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    return faults
-
-
-def write_everything(path: Path) -> None:
-    """Write what a store can hold, or what is missing of it."""
-    write_all(path)
-    store = open_scores(path)
-    with locked(path):
-        dense = {SITE: np.array([0, 3])}
-        exact = ExactWriter(path, store.segments, store.profile, share=0.2, dense=dense)
-        for segment in store.segments:
-            if segment.index not in exact.committed:
-                drop_MK = np.ones((segment.num_documents, 2), np.float32)
-                exact.write(segment, {(SITE, objective): drop_MK for objective in store.objectives})
-        if store.described(SITE) is None:
-            publish_described(path, {SITE: _described(store.num_latents(SITE))}, store.profile)
-    if open_scores(path).index is None:
-        build_index(path, leaders=2)
-
-
-def _described(num_latents: int) -> Described:
-    ids, values = np.ones((num_latents, 2), np.uint32), np.ones((num_latents, 2), np.float32)
-    return Described(
-        promoted_CT=ids,
-        promoted_effect_CT=values,
-        suppressed_CT=ids,
-        suppressed_effect_CT=values,
-        neighbours_CK=ids,
-        cosine_CK=values,
-    )
-
-
-def read_everything(path: Path) -> str:
-    """Digest of all numbers and texts that a reader can get from a store, and of the answers that need its index."""
-    store, digest = open_scores(path), hashlib.sha256()
-
-    def take(value: Any) -> None:
-        if isinstance(value, np.ndarray):
-            digest.update(repr((value.dtype, value.shape)).encode() + value.tobytes())
-        elif dataclasses.is_dataclass(value):
-            take([getattr(value, one.name) for one in dataclasses.fields(value)])
-        elif isinstance(value, Mapping):
-            take([*value.items()])
-        elif isinstance(value, list | tuple):
-            for one in value:
-                take(one)
-        else:
-            digest.update(repr(value).encode("utf-8", "surrogatepass"))
-
-    take([store.identity, store.num_segments, store.token_strings(), store.decoder_norms(SITE), store.described(SITE)])
-    take(store.facts("gate"))
-    for segment in store.segments:
-        site = segment.site(SITE)
-        take([segment.digest, segment.tokens(), segment.documents(), segment.counted_tokens(), site.by_token()])
-        take([site.by_latent(latent) for latent in range(site.num_latents)])
-        take([site.document_sums(), site.latent_stats()])
-    effects = store.exact_dense()
-    assert effects is not None
-    take([effects.drops(segment.index, SITE, name) for segment in store.segments for name in store.objectives])
-    for table in (rank_latents(store), rank_tokens(store, latent=3), rank_documents(store, latent=3)):
-        take(table.to_pylist())
-    return digest.hexdigest()
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -209,8 +192,26 @@ def _kind(name: Path) -> str:
     return re.sub(r"\b[0-9a-f]{16}\b", "*", re.sub(r"\b\d{6}\b", "#", str(name)))
 
 
-def _is_named(path: Path, name: str) -> bool:
-    try:
-        return any(fault.object == name for fault in verify(path))
-    except GradsaeError as error:
-        return name in str(error)
+def _room(name: Path) -> str:
+    """The room of `readings` that a file belongs to."""
+    match = _OF_SEGMENT.fullmatch(str(name))
+    if match is None:
+        return name.parts[0]
+    return f"{'exact/' if name.parts[0] == 'exact' else ''}segments/{match[1]}"
+
+
+def _segment(name: str) -> int | None:
+    """The segment that a fault of an object is to name."""
+    match = _OF_SEGMENT.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def _tells_of(error: str, name: str) -> bool:
+    """Whether an error names the object: by its file, or by its segment or room and its array."""
+    match = _IN_SEGMENT.fullmatch(name)
+    if match is not None and f"segment {int(match[1])}" in error and match[2] in error:
+        return True
+    if name in error or not name.endswith(("/zarr.json", "/c.0")):
+        return name in error
+    room, *parts = name.split("/")[:-1]
+    return f"{room}/{'/'.join(parts)}" in error or (room in error and "/".join(parts[1:]) in error)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-_RECORDED = ("open", "write", "fsync", "close", "link", "unlink", "replace", "mkdir", "rmdir")
+_RECORDED = ("open", "write", "fsync", "close", "link", "unlink", "rename", "replace", "mkdir", "rmdir")
 
 
 @dataclass(slots=True)
@@ -201,10 +201,16 @@ class Recorder:
             self._real["link"](source, target, **other)
             self._disk.step(Path(target), self._disk.find(Path(source)))
 
+    def rename(self, source: Any, target: Any, **other: Any) -> None:
+        self._move("rename", source, target, other)
+
     def replace(self, source: Any, target: Any, **other: Any) -> None:
+        self._move("replace", source, target, other)
+
+    def _move(self, how: str, source: Any, target: Any, other: dict[str, Any]) -> None:
         with self._lock:
             self._on_step()
-            self._real["replace"](source, target, **other)
+            self._real[how](source, target, **other)
             source, target = Path(source), Path(target)
             number = self._disk.find(source)
             if source.parent == target.parent:

@@ -1,12 +1,8 @@
-"""Power cuts: a writer's disk is cloned at random moments as a power cut may have left it, and the writer runs again.
+"""Power cuts: the disk of a command is cloned at random moments as a power cut may have left it, and the command runs
+again.
 
-What must hold of every clone:
-
-    every segment whose `write` had returned is visible, and every visible segment has the bytes of an uninterrupted run
-    `verify` finds nothing
-    the same run again completes the store, to equal bytes; also where power fails once more while it resumes
-
-The segments carry little: what is tested is the protocol, which does not know what it carries.
+What must hold of every clone, and in the end, is in `scenario`; also where power fails once more while the command
+resumes.
 """
 
 import random
@@ -18,9 +14,10 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.durability.disk import Disk, Recorder
-from benchmarks.durability.small_run import digests, faults_after, faults_at_the_end, small_objects, write_all
+from benchmarks.durability.scenario import Expected, Scenario
+from benchmarks.durability.small_run import ignore
 from gradsae_fast.errors import GradsaeError
-from gradsae_fast.store import durable, writer
+from gradsae_fast.store import durable
 from gradsae_fast.store.lock import LOCK_FILE
 
 CLONES_PER_RUN = 25
@@ -42,31 +39,33 @@ class Clone:
     acknowledged: frozenset[int]
 
 
-def cut_power(folder: Path, clones: int, seed: int = 0) -> Outcome:
-    """Clone, check and resume so many times or a few more, in `folder`, which must be empty."""
+def cut_power(scenario: Scenario, folder: Path, clones: int, seed: int = 0) -> Outcome:
+    """Clone, check and resume so many times or a few more; `folder` has no other files than the scenario's."""
     with (
-        mock.patch.object(writer, "segment_objects", small_objects),
+        scenario.writing(),
         mock.patch.object(durable, "_SYNC_THREADS", 1),  # so that a seed gives the same clones again
     ):
-        write_all(folder / "uninterrupted")
-        expected = digests(folder / "uninterrupted")
-        _, num_steps = record(Clone(store=folder / "counted", acknowledged=frozenset()), [], random.Random())
+        expected = Expected(scenario, folder)
+        start = Clone(store=scenario.start(folder / "counted"), acknowledged=frozenset())
+        _, num_steps = record(scenario, start, [], random.Random())
         done, violations = 0, list[str]()
         while done < clones:
             chance = random.Random(f"{seed} {done}")
             place = folder / "run"
             place.mkdir()
-            moments = [chance.randint(0, num_steps) for _ in range(CLONES_PER_RUN)]
-            for clone in record(Clone(store=place / "scores", acknowledged=frozenset()), moments, chance)[0]:
-                faults = faults_of(clone, expected, chance.randint(0, num_steps // 2), chance)
+            count = min(CLONES_PER_RUN, -(-(clones - done) // 2))  # each is looked at twice
+            moments = [chance.randint(0, num_steps) for _ in range(count)]
+            start = Clone(store=scenario.start(place / "scores"), acknowledged=frozenset())
+            for clone in record(scenario, start, moments, chance)[0]:
+                faults = faults_of(scenario, clone, expected, chance.randint(0, num_steps // 2), chance)
                 violations += [f"seed {seed}, clone {done}: {fault}" for fault in faults]
                 done += 2
             shutil.rmtree(place)
     return Outcome(clones=done, violations=tuple(violations))
 
 
-def record(start: Clone, moments: Sequence[int], chance: random.Random) -> tuple[list[Clone], int]:
-    """Run the writer on a store and clone its disk before these steps; return the clones and the number of steps.
+def record(scenario: Scenario, start: Clone, moments: Sequence[int], chance: random.Random) -> tuple[list[Clone], int]:
+    """Run the command on a store and clone its disk before these steps; return the clones and the number of steps.
 
     For a step that the run does not come to, the clone is of its end.
     """
@@ -85,7 +84,7 @@ def record(start: Clone, moments: Sequence[int], chance: random.Random) -> tuple
         num_steps += 1
 
     with Recorder(disk, on_step).recording():
-        write_all(start.store, acknowledged.add)
+        scenario.act(start.store, acknowledged.add)
     clone(waiting.total())
     real = {path: path.read_bytes() for path in start.store.rglob("*") if path.is_file()}
     if disk.files() | {start.store / LOCK_FILE: b""} != real | {start.store / LOCK_FILE: b""}:
@@ -93,17 +92,17 @@ def record(start: Clone, moments: Sequence[int], chance: random.Random) -> tuple
     return clones, num_steps
 
 
-def faults_of(clone: Clone, expected: dict[int, str], moment: int, chance: random.Random) -> list[str]:
-    """What does not hold of a clone, of the store after the same run again, and of a clone of that run at a moment."""
+def faults_of(scenario: Scenario, clone: Clone, expected: Expected, moment: int, chance: random.Random) -> list[str]:
+    """What does not hold of a clone, of the store after the same command again, and of a clone of that at a moment."""
     faults = []
     try:
-        faults += faults_after(clone.acknowledged, clone.store, expected)
-        again = record(clone, [moment], chance)[0]
-        faults += faults_at_the_end(clone.store, expected)
+        faults += expected.faults_after(clone.store, clone.acknowledged)
+        again = record(scenario, clone, [moment], chance)[0]
+        faults += expected.faults_at_the_end(clone.store)
         for second in again:
-            faults += faults_after(second.acknowledged, second.store, expected)
-            write_all(second.store)
-            faults += faults_at_the_end(second.store, expected)
+            faults += expected.faults_after(second.store, second.acknowledged)
+            scenario.act(second.store, ignore)
+            faults += expected.faults_at_the_end(second.store)
     except GradsaeError as error:
         faults.append(f"{type(error).__name__}: {error}")
     return faults

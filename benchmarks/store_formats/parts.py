@@ -37,7 +37,7 @@ def bytes_by_part(store: ScoreStore) -> dict[str, int]:
     for segment in store.segments:
         for found in segment.commit["objects"]:
             total[_part(found["key"].split("/"))] += found["length"]
-    total["records"] += size(store.path) - sum(total.values())
+    total["records"] += size(Path(str(store.path))) - sum(total.values())
     return {name: total[name] for name in PARTS}
 
 

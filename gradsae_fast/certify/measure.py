@@ -6,7 +6,6 @@ in which windows.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gradsae_fast.certify.agreement import pearson, sign_agreement, slope, slope
 from gradsae_fast.certify.reopen import reopen
 from gradsae_fast.certify.sample import DrawnDocument, Sample, Sampling, draw_documents, draw_samples
 from gradsae_fast.corpus.segments import read_segments
-from gradsae_fast.errors import ConfigError
+from gradsae_fast.errors import ConfigError, StoreError
 from gradsae_fast.exact.effects import DocumentRemoval, Place, check_values, document_effects
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared
@@ -24,10 +23,11 @@ from gradsae_fast.records import Array
 from gradsae_fast.store import open_scores
 from gradsae_fast.store.certificate import Agreement, Certificate, write_certificate
 from gradsae_fast.store.lock import locked
+from gradsae_fast.store.place import Place as StorePlace
 
 
 def certify(
-    path: str | Path,
+    path: str | StorePlace,
     *,
     sampling: Sampling | None = None,
     device: str | None = None,
@@ -38,7 +38,8 @@ def certify(
 ) -> Certificate:
     """Ablate a sample of a store's scores exactly, and keep how well they agree inside the store.
 
-    The store may be incomplete; its committed segments are certified. `device` is where to compute (default: as the
+    The store may be incomplete; its committed segments are certified, of several generations those of the first, as its
+    run is the one that is prepared again. `device` is where to compute (default: as the
     store's run was told); `tokens_per_batch` bounds a forward pass of ablated copies. `objectives` and `documents` are
     those given to `extract`, if any. An earlier certificate is replaced. Equal seeds give equal bytes, for one
     configuration, device and set of library versions.
@@ -46,6 +47,7 @@ def certify(
     Raises:
         IdentityError: model, SAEs, corpus or method are no longer those that made the store.
         ScoreError: this run does not give the stored values of the objectives.
+        StoreError: its segments were replaced by `gradsae drop` or `gradsae compact`.
         GradsaeError: what opening the store and loading the model raise.
     """
     if tokens_per_batch < 1:
@@ -53,6 +55,12 @@ def certify(
     tell = on_message or (lambda _: None)
     sampling = sampling or Sampling()
     store = open_scores(path)
+    if store.num_revisions:
+        raise StoreError(
+            f"documents of {store.path} were dropped or its segments compacted, so that they are no longer those "
+            "of the corpus's plan and cannot be measured again; certify before `gradsae drop` and `gradsae compact`, "
+            "which keep a certificate that does not speak about dropped documents"
+        )
     with locked(store.path):
         drawn = draw_documents(store, sampling)
         prepared, differences = reopen(store, device=device, functions=objectives, documents=documents)

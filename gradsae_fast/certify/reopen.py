@@ -48,7 +48,8 @@ def _config_of(store: ScoreStore, device: str | None) -> ExtractConfig:
     tables: dict[str, Any] = copy.deepcopy(store.run["config"])
     tables["sae"] = tables.pop("saes")
     tables["model"]["dtype"] = store.identity["model"]["dtype"].removeprefix("torch.")
-    tables["model"]["device"] = device or tables["model"]["device"]
+    if device is not None:  # on one device, wherever the run's model was spread
+        tables["model"] |= {"device": device, "device_map": None}
     tables["store"]["path"] = str(store.path)
     return config_from_tables(tables)
 

@@ -71,13 +71,16 @@ class Sample:
 
 
 def draw_documents(store: ScoreStore, sampling: Sampling) -> list[DrawnDocument]:
-    """Documents drawn at random from those with scores and finite objectives, in corpus order.
+    """Documents of generation 0 drawn at random from those with scores and finite objectives, in corpus order.
 
     Raises:
         StoreError: there is none.
     """
     candidates = [
-        (segment, int(slot)) for segment in store.segments for slot in np.flatnonzero(_can_be_certified(segment))
+        (segment, int(slot))
+        for segment in store.segments
+        if segment.index in store.generations[0].segments
+        for slot in np.flatnonzero(_can_be_certified(segment))
     ]
     if not candidates:
         raise StoreError(

@@ -7,7 +7,6 @@ Letters: C latents, T tokens on each side, K neighbours.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from gradsae_fast.records import Array
 from gradsae_fast.store import Described, ScoreStore, open_scores
 from gradsae_fast.store.described import publish_described
 from gradsae_fast.store.lock import locked
+from gradsae_fast.store.place import Place
 
 NEIGHBOURS = 10
 Tell = Callable[[str], None]
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def describe_every(
-    store: str | Path | ScoreStore,
+    store: str | Place | ScoreStore,
     *,
     tokens: int = 10,
     neighbours: int = NEIGHBOURS,

@@ -5,7 +5,6 @@ Letters: K latents, D width, M tokens.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,14 @@ from gradsae_fast.ranking import rank_latents
 from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore, open_scores
+from gradsae_fast.store.place import Place
 
 PROMOTED = 20  # tokens that input and output scores look at
 LATENTS = 20  # described where none are named
 
 
 def describe(
-    store: str | Path | ScoreStore,
+    store: str | Place | ScoreStore,
     latents: Sequence[int] | None = None,
     k: int | None = None,
     *,

@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,9 @@ from gradsae_fast.prepare import Prepared
 from gradsae_fast.records import Array, counted_tokens
 from gradsae_fast.store import ScoreStore, StoredSegment, open_scores
 from gradsae_fast.store.exact import ExactWriter
+from gradsae_fast.store.generations import own_generation
 from gradsae_fast.store.lock import locked
+from gradsae_fast.store.place import place_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +50,57 @@ def exact_dense(
 ) -> ExactReport:
     """Measure every dense latent's exact effect on every document of a complete store, and keep it in the store.
 
+    Of a store of several generations those of the run's own documents are measured; which latents are dense all say.
     `prepared` is the run that made the store, its sinks recognised as then (`with_sink_limits`). A latent is dense that
     fires on more than `share` of the tokens that count. Segments that were measured for the same share are skipped;
     those of another share are measured anew. A pass of ablated copies holds at most `tokens_per_pass` tokens.
 
     Raises:
         ConfigError: a share that is none.
-        StoreError: segments are missing, or the disk is full or read-only.
+        StoreError: segments are missing, or were replaced since; or the disk is full or read-only.
         BusyError: another process writes to the store.
         ScoreError: this run does not give the stored values of the objectives.
     """
     if not 0 < share < 1:
         raise ConfigError(f"exact_dense is {share}; expected a share of the tokens between 0 and 1, like 0.2.")
-    path = Path(prepared.config.store.path)
+    path = place_of(prepared.config.store.path)
     with locked(path):
         store = open_scores(path)
         if not store.is_complete:
             raise StoreError(
-                f"{path} has {len(store.segments)} of {store.num_segments} segments; expected all, as only the whole "
+                f"{path} has {len(store.committed)} of {store.num_segments} segments; expected all, as only the whole "
                 "corpus says which latents are dense: run `gradsae extract` to its end first"
             )
+        if store.num_revisions or any(generation.is_closed for generation in store.generations):
+            return _measured_before(store, share)
         dense = {site: np.flatnonzero(dense_latents(store, site, share)) for site in store.sites}
         writer = ExactWriter(path, store.segments, store.profile, share, dense)
         return _Pass(prepared, store, writer, tokens_per_pass, tell or (lambda _: None)).run()
+
+
+def _measured_before(store: ScoreStore, share: float) -> ExactReport:
+    """What a store still has whose segments are no longer those of a plan.
+
+    Raises:
+        StoreError: nothing was measured before, or not all, or for another share.
+    """
+    found = store.exact_dense()
+    if found is None or found.missing or found.share != share:
+        raise StoreError(
+            f"documents of {store.path} were dropped or its segments compacted, so that they are no longer those "
+            f"of the corpus's plan and exact effects of more than {share:g} of the tokens cannot be measured any more; "
+            "expected --exact-dense before `gradsae drop` and `gradsae compact`, which keep what was measured"
+        )
+    num_dense = {site: len(latents_K) for site, latents_K in found.latents.items()}
+    return ExactReport(
+        share=share,
+        num_dense=num_dense,
+        num_segments=0,
+        num_skipped=len(store.segments),
+        num_removals=0,
+        seconds=0.0,
+        value_deviation=0.0,
+    )
 
 
 def dense_latents(store: ScoreStore, site: str, share: float) -> Array:
@@ -98,28 +127,31 @@ class _Pass:
         self.writer = writer
         self.tokens_per_pass = tokens_per_pass
         self.tell = tell
+        self.generation = own_generation(store.path, store.generations, prepared.identity())
         self.num_removals = 0
         self.deviation = 0.0
 
     def run(self) -> ExactReport:
         prepared, writer, started = self.prepared, self.writer, time.perf_counter()
-        skipped = writer.committed
+        first, own = self.generation.first_segment, self.generation.segments
+        skipped = frozenset(index - first for index in writer.committed if index in own)
         for site, latents_K in writer.dense.items():
             self.tell(f"exact: {len(latents_K)} latents fire on more than {writer.share:.3g} of the tokens at {site}")
         stored = {segment.index: segment for segment in self.store.segments}
         for segment, documents in read_segments(
             prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, skipped
         ):
-            removals = self._removals(stored[segment.index])
+            of_store = stored[first + segment.index]
+            removals = self._removals(of_store)
             effects = document_effects(prepared, documents, removals, tokens_per_pass=self.tokens_per_pass)
-            self.deviation = max(self.deviation, check_values(prepared, stored[segment.index], effects))
-            writer.write(stored[segment.index], self._drops(stored[segment.index], removals, effects))
+            self.deviation = max(self.deviation, check_values(prepared, of_store, effects))
+            writer.write(of_store, self._drops(of_store, removals, effects))
             self.num_removals += sum(len(listed) for listed in removals.values())
             self.tell(f"exact: {len(writer.committed)} of {self.store.num_segments} segments are measured")
         return ExactReport(
             share=writer.share,
             num_dense={site: len(latents_K) for site, latents_K in writer.dense.items()},
-            num_segments=len(writer.committed) - len(skipped),
+            num_segments=len(own) - len(skipped),
             num_skipped=len(skipped),
             num_removals=self.num_removals,
             seconds=time.perf_counter() - started,

@@ -84,7 +84,7 @@ def write_csr(
 
 def read_csr(path: str | Path) -> tuple[sparse.csr_array, pa.Table]:
     """Read back what `write_csr` wrote, as `to_csr` returns it."""
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         keys = decode_strings(file["key_bytes"], file["key_offsets"])
         known = [name for name in (DOCUMENT_COLUMNS | TOKEN_COLUMNS) if _PREFIX + name in file]
         columns = {name: file[_PREFIX + name] for name in known}

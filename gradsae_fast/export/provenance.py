@@ -59,6 +59,7 @@ def describe_export(
         **scope(store, selection, question),
         "precision_bits": store.precision_bits,
         **{name: identity.get(name) for name in ("model", "corpus", "method", "tokens", "versions")},
+        "appended": [generation.identity.get("corpus") for generation in store.generations[1:]] or None,
         "sae": identity.get("saes", {}).get(question.site),
         "document": keys_of(document),
         "where": where,

@@ -32,6 +32,7 @@ from gradsae_fast.records import Array, Batch, SparseScores, TokenDocument, Toke
 from gradsae_fast.score import BatchScores
 from gradsae_fast.sparse_code import Code
 from gradsae_fast.store.facts import read_facts, write_facts
+from gradsae_fast.store.place import disk_path_of
 
 PAIRS_PER_PASS = 8192
 LOWER, UPPER = "lower", "upper"
@@ -71,7 +72,7 @@ def extract_jacobian(
     path = job.pair.path
     tell(f"between {path.reads.path} and {path.writes.path}: {' · '.join(path.names)}")
     tell(f"derivative at the lower {'hidden state' if job.pair.point is Point.HIDDEN else 'reconstruction'}")
-    passed = read_facts(Path(config.store.path), "gate") or check_fit(prepared, tell)
+    passed = read_facts(disk_path_of(config.store.path), "gate") or check_fit(prepared, tell)
     run = JacobianRun(
         identity=_identity(prepared, job),
         num_segments=len(prepared.plan.segments),
@@ -125,8 +126,8 @@ def _check(config: ExtractConfig, pairs_per_pass: int) -> None:
         raise ConfigError(
             "of [score] only sink_norm_ratio and mask_token_ids have an effect on a Jacobian; leave the others out."
         )
-    if config.run.exact_dense is not None or config.corpus.patch_column is not None:
-        raise ConfigError("exact_dense and patch_column have no effect on a Jacobian; leave them out.")
+    if config.run.exact_dense is not None or config.corpus.patch_column is not None or config.store.append:
+        raise ConfigError("exact_dense, patch_column and append have no effect on a Jacobian; leave them out.")
     if pairs_per_pass < 1:
         raise ConfigError(f"pairs_per_pass is {pairs_per_pass}; expected at least 1.")
 

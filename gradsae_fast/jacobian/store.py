@@ -36,6 +36,7 @@ from gradsae_fast.store.durable import (
     storage_errors,
 )
 from gradsae_fast.store.lock import LOCK_FILE, WriterLock
+from gradsae_fast.store.place import disk_path_of
 from gradsae_fast.store.strings import decode_strings
 
 FORMAT, FORMAT_VERSION = "gradsae.jacobian", 1
@@ -92,7 +93,7 @@ def open_writer(path: str | Path, run: JacobianRun) -> Iterator[JacobianWriter]:
     """
     check_choice("profile", run.profile, PROFILES)
     check_choice("precision_bits", run.precision_bits, PRECISION_BITS)
-    store = Path(path)
+    store = disk_path_of(path)
     with storage_errors(store):
         store.mkdir(parents=True, exist_ok=True)
         _refuse_strangers(store)
@@ -146,7 +147,7 @@ class JacobianStore:
 
 def open_jacobian(path: str | Path) -> JacobianStore:
     """Open a store for reading; it may be incomplete. StoreError where it is missing, of another kind, or damaged."""
-    store = Path(path)
+    store = disk_path_of(path)
     run = _read_run(store)
     records = {index: read_record(found) for index, found in find_records(store).items()}
     for index, record in records.items():

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gradsae_fast.errors import ConfigError
 
 COLUMNS = ("latent", "label")
 FIELDS = ("index", "description")
+_MOST_BYTES = 1 << 28  # unpacked; a million latents with labels of 250 letters
 
 
 def read_labels(path: Path, num_latents: int) -> dict[int, str]:
@@ -50,9 +52,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Any, Any]]:
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.name.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"labels {path} have more than {_MOST_BYTES >> 20} MiB; expected some lines a latent.")
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"labels {path} cannot be read ({error}); expected a text file in UTF-8.") from error
 
 
@@ -73,7 +78,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any, Any]]:
             continue
         try:
             record = json.loads(entry)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {line}: no JSON ({error}); expected one object a line.") from error
         if not isinstance(record, dict) or not set(FIELDS) <= set(record):
             raise ConfigError(f"{path}, line {line}: expected an object with index and description, as Neuronpedia's.")

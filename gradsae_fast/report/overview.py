@@ -11,6 +11,7 @@ from gradsae_fast.report.contrasts import Contrast
 from gradsae_fast.report.numbers import count, number, signed
 from gradsae_fast.report.subject import DENSE, Subject
 from gradsae_fast.store.certificate import read_certificate
+from gradsae_fast.store.generations import Generation
 
 _SHOWN_COLUMNS = {
     "mean_a": ("mean of a", signed),
@@ -97,18 +98,23 @@ def _run(subject: Subject) -> list[tuple[str, str]]:
     """Facts of the run, as far as the store has them; of a local file its name, not the machine's path."""
     store, config, identity = subject.store, subject.store.run.get("config"), subject.store.identity
     sae = _found(store.run, "saes", subject.question.site)
-    state = "complete" if store.is_complete else f"{len(store.segments)} of {store.num_segments} segments"
+    state = "complete" if store.is_complete else f"{len(store.committed)} of {store.num_segments} segments"
     facts = [
         ("Store", f"{store.path.name}, {state}, {store.precision_bits} bits of significand"),
         ("Scores", f"{subject.facts['run']} (digest of everything that they depend on)"),
         ("Model", _place(_found(config, "model", "path"), _found(identity, "model", "digest"))),
         ("SAE", _place(_found(sae, "source"), _found(sae, "digest"))),
         ("Corpus", _place(_found(config, "corpus", "path"), _found(identity, "corpus", "plan"))),
+        *(("Appended", _appended(generation)) for generation in store.generations[1:]),
         ("Method", _listed(_found(identity, "method"))),
         ("First token", str(store.run.get("bos", ""))),
         ("Versions", _listed(_found(identity, "versions"))),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _appended(generation: Generation) -> str:
+    return _place(_found(generation.run, "config", "corpus", "path"), _found(generation.identity, "corpus", "plan"))
 
 
 def _found(tree: Any, *names: str) -> Any:

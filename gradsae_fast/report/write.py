@@ -108,7 +108,8 @@ def _check(store: ScoreStore, folder: Path, *, documents: int, contexts: int, co
             raise QueryError(f"got {name} = {value}; expected 1 or more")
     if context < 0:
         raise QueryError(f"got context = {context}; expected 0 or more tokens")
-    if check_folder(folder).is_relative_to(store.path.resolve()):
+    target = check_folder(folder)
+    if isinstance(store.path, Path) and target.is_relative_to(store.path.resolve()):
         raise ConfigError(f"{folder} lies in the store {store.path}; choose a folder outside of it.")
 
 

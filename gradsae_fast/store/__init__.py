@@ -8,9 +8,10 @@ from gradsae_fast.store.exact import ExactDense
 from gradsae_fast.store.index import StoreIndex
 from gradsae_fast.store.layout import FORMAT_VERSION
 from gradsae_fast.store.reader import ScoreStore, open_scores
+from gradsae_fast.store.repair import repair
 from gradsae_fast.store.segment import StoredSegment
 from gradsae_fast.store.site import DocumentSums, LatentStats, StoredSite
-from gradsae_fast.store.verify import Fault, repair, verify
+from gradsae_fast.store.verify import Fault, verify
 from gradsae_fast.store.writer import ScoreWriter
 
 __all__ = [

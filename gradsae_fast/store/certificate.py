@@ -5,14 +5,14 @@ names the segments that it was measured on by their digests, so that a reader se
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import FormatError
 from gradsae_fast.store.durable import storage_errors
-from gradsae_fast.store.facts import read_facts, write_facts
+from gradsae_fast.store.facts import facts_path, read_facts, write_facts
+from gradsae_fast.store.place import Place
 from gradsae_fast.store.reader import ScoreStore
 
 CERTIFICATE = "certificate"
@@ -53,7 +53,7 @@ class Certificate:
         return all(digests.get(index) == digest for index, digest in self.segments.items())
 
 
-def write_certificate(store: Path, certificate: Certificate) -> None:
+def write_certificate(store: Place, certificate: Certificate) -> None:
     """Write or replace the certificate; for the holder of the writer's lock (`lock.locked`).
 
     Raises:
@@ -88,3 +88,37 @@ def read_certificate(store: ScoreStore) -> Certificate | None:
             f"the certificate of {store.path} has other fields than this release knows ({error}): "
             "run `gradsae certify` again"
         ) from error
+
+
+def forget_dropped(store: ScoreStore, dropped: Collection[str]) -> None:
+    """Delete a certificate that speaks about documents with these keys; for the holder of the writer's lock.
+
+    Raises:
+        StoreError: it is damaged, or the disk is read-only.
+    """
+    certificate = read_certificate(store)
+    if certificate is not None and set(dropped).intersection(certificate.documents):
+        with storage_errors(store.path):
+            facts_path(store.path, CERTIFICATE).unlink(missing_ok=True)
+
+
+def follow_revision(before: ScoreStore, now: ScoreStore, owners: Mapping[int, int]) -> None:
+    """Let the certificate speak about the segments that were put in the place of those it was measured on.
+
+    One that was of other segments already is left as it is.
+
+    Args:
+        before: the store before its segments were replaced.
+        now: the store after that.
+        owners: by segment that was replaced, the one in its place.
+
+    Raises:
+        StoreError: it is damaged, or the disk is full or read-only.
+    """
+    certificate = read_certificate(now)
+    if certificate is not None and certificate.is_current(before):
+        digests = {segment.index: segment.digest for segment in now.segments}
+        numbers = dict.fromkeys(owners.get(int(number), int(number)) for number in certificate.segments)
+        write_certificate(
+            now.path, dataclasses.replace(certificate, segments={str(number): digests[number] for number in numbers})
+        )

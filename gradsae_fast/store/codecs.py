@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import Blosc, Zstd
 from numcodecs.pcodec import PCodec
+from pcodec import standalone as pcodec
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.method import PRECISION_BITS
@@ -23,6 +24,9 @@ PROFILES = ("compact", "portable")
 _PCODEC_LEVEL = 8
 _ZSTD_LEVEL = 3
 _BLOSC_LEVEL = 5
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
+_ZSTD_SHORTEST = 6  # bytes: magic, flags and one of length
+_BLOSC_HEADER = struct.Struct("<4xIII")  # lengths unpacked, of a block, packed
 _CHECKSUM = struct.Struct("<I")
 _SIGNIFICAND_BITS = 23
 _EXPONENT = np.uint32(0x7F800000)
@@ -58,21 +62,65 @@ def chunk_codec(profile: str, dtype: np.dtype[Any], chunk: int) -> ChunkCodec:
     return ChunkCodec(metadata=[*names, {"name": "crc32c"}], encode=encode)
 
 
-def chunk_decoder(metadata: list[dict[str, Any]], dtype: np.dtype[Any]) -> Callable[[bytes], Array]:
-    """Return the function that decodes one chunk of a chain that `chunk_codec` wrote; it raises on a wrong checksum.
+def chunk_decoder(metadata: list[dict[str, Any]], dtype: np.dtype[Any], chunk: int) -> Callable[[bytes], Array]:
+    """Return the function that decodes one chunk of a chain that `chunk_codec` wrote, to `chunk` numbers of `dtype`.
+
+    It allocates these numbers and no more, whatever the bytes ask for, and raises StoreError, ValueError or
+    RuntimeError where its checksum does not match or they hold something else.
 
     Raises:
         StoreError: a chain that this release does not write.
     """
     names = [codec["name"] for codec in metadata]
+    stored = dtype.newbyteorder("<")
     if names == ["numcodecs.pcodec", "crc32c"]:
-        numbers = PCodec().decode
-        return lambda data: numbers(strip_checksum(data))
-    decompress = {"zstd": Zstd().decode, "blosc": Blosc().decode}
-    if len(names) == 3 and names[0] == "bytes" and names[1] in decompress and names[2] == "crc32c":
-        octets = decompress[names[1]]
-        return lambda data: np.frombuffer(octets(strip_checksum(data)), dtype.newbyteorder("<"))
+        return lambda data: _numbers(strip_checksum(data), np.empty(chunk, stored))
+    unpack = {"zstd": _unpack_zstd, "blosc": _unpack_blosc}
+    if len(names) == 3 and names[0] == "bytes" and names[1] in unpack and names[2] == "crc32c":
+        octets, size = unpack[names[1]], chunk * dtype.itemsize
+        return lambda data: octets(strip_checksum(data), np.empty(size, np.uint8)).view(stored)
     raise StoreError(f"codec chain {names}: this release reads the chains of the profiles {', '.join(PROFILES)}")
+
+
+def _numbers(data: bytes, into: Array) -> Array:
+    try:
+        progress = pcodec.simple_decompress_into(data, into)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise StoreError(f"pcodec: {error}") from error
+    _check_length(progress.n_processed if progress.finished else None, len(into), "numbers")
+    return into
+
+
+def _unpack_zstd(data: bytes, into: Array) -> Array:
+    _check_length(_zstd_length(data), len(into), "bytes")
+    return np.asarray(Zstd().decode(data, into))
+
+
+def _zstd_length(data: bytes) -> int | None:
+    """Return the length that a frame says it unpacks to (RFC 8878, section 3.1.1.1), or None where it does not."""
+    if data[:4] != _ZSTD_MAGIC or len(data) < _ZSTD_SHORTEST:
+        return None
+    flags = data[4]
+    is_single = flags >> 5 & 1
+    width = (is_single, 2, 4, 8)[flags >> 6]
+    start = 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3]
+    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0) if width else None
+
+
+def _unpack_blosc(data: bytes, into: Array) -> Array:
+    if len(data) < _BLOSC_HEADER.size:
+        raise StoreError(f"a blosc chunk has {len(data)} bytes; its header alone has {_BLOSC_HEADER.size}")
+    length, block, packed = _BLOSC_HEADER.unpack_from(data)
+    _check_length(length, len(into), "bytes")
+    _check_length(packed, len(data), "bytes of packed data")
+    if block > length:
+        raise StoreError(f"a blosc block has {block} bytes of {length}")
+    return np.asarray(Blosc().decode(data, into))
+
+
+def _check_length(got: int | None, expected: int, what: str) -> None:
+    if got != expected:
+        raise StoreError(f"it holds {'another number of' if got is None else got} {what}; expected {expected}")
 
 
 def _zstd() -> list[dict[str, Any]]:

@@ -8,49 +8,35 @@ alone; so a crash at any step leaves either the segment or nothing. `publish` kn
 the dictionary is published by the same steps.
 """
 
-import hashlib
 import os
 import re
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from gradsae_fast.errors import FormatError, StoreError
 from gradsae_fast.stages import span
-from gradsae_fast.store.codecs import checksum
+from gradsae_fast.store.bucket import BucketPath
 from gradsae_fast.store.durable import (
     create_exclusive,
     document_bytes,
     make_folder,
     read_document,
     remove_tree,
-    sync,
-    sync_all,
-    write_new_file,
 )
+from gradsae_fast.store.fields import Fields
 from gradsae_fast.store.layout import FORMAT_VERSION, component
+from gradsae_fast.store.links import refuse_links
+from gradsae_fast.store.objects import ObjectRecord, describe, digest_of, missing_below, object_from, write_objects
+from gradsae_fast.store.place import Place
+from gradsae_fast.store.safe_key import checked_folder
 
 COMMITS = "commits"
 SEGMENTS = "segments"
-_RECORD_NAME = re.compile(r"(\d{6,})\.json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectRecord:
-    """One object of a commit: key below its folder, and length in bytes, crc32c and sha256 of all its bytes.
-
-    Why two: a shard carries crc32c sums inside, and the crc32c of bytes that end in their own crc32c does not depend on
-    them. So it finds damage, but not that a shard was exchanged with another sound one of the same length.
-    """
-
-    key: str
-    length: int
-    crc32c: int
-    sha256: str
+_RECORD_NAME = re.compile(r"(\d{6,})\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +87,14 @@ class SegmentSummary:
 
     @classmethod
     def of(cls, record: CommitRecord) -> "SegmentSummary":
-        """Return the summary of a segment's record."""
+        """Return the summary of a segment's record, whose facts were checked (see `effective`)."""
         sides = {key.partition("/latents/negative/")[0] for key in (o.key for o in record.objects)}
         signed = tuple(site["name"] for site in record.facts["sites"] if f"sites/{component(site['name'])}" in sides)
         return cls(folder=record.folder, digest=record.digest, facts=record.facts, signed=signed)
 
 
 def publish(
-    store: Path, folder: str, record_path: Path, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]
+    store: Place, folder: str, record_path: Place, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]
 ) -> CommitRecord:
     """Write `objects` under `folder` (new, below `store`) and make them visible by creating `record_path`.
 
@@ -117,20 +103,14 @@ def publish(
         OSError: the disk is full, read-only or broken; the objects are removed as far as possible.
     """
     attempt = store / folder
-    try:
-        records = _write_objects(attempt, objects)
-        _read_back(attempt, records)
-        commit = CommitRecord(folder=folder, objects=records, facts=facts, writer=_writer())
-        data = document_bytes(commit.to_document())
-    except BaseException:
-        remove_tree(attempt)
-        raise
+    commit = stage(store, folder, objects, facts)
+    data = document_bytes(commit.to_document())
     # From here on the folder may be visible. Only who knows that it is not may remove it.
     try:
         create_exclusive(record_path, data)
     except FileExistsError:
         remove_tree(attempt)
-        return _settle(record_path, commit)
+        return settle(record_path, commit.digest)
     except OSError:
         if not record_path.exists():
             remove_tree(attempt)
@@ -138,28 +118,53 @@ def publish(
     return commit
 
 
+def stage(store: Place, folder: str, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]) -> CommitRecord:
+    """Write `objects` under `folder` (new, below `store`), sync them and read them back; nothing is visible yet.
+
+    Raises:
+        StoreError: the disk did not give back what was written, or `facts` are not JSON.
+        OSError: the disk is full, read-only or broken; the objects are removed as far as possible.
+    """
+    attempt = store / folder
+    try:
+        records = write_objects(attempt, objects)
+        _read_back(attempt, records)
+        commit = CommitRecord(folder=folder, objects=records, facts=facts, writer=writer_facts())
+        document_bytes(commit.to_document())
+    except BaseException:
+        remove_tree(attempt)
+        raise
+    return commit
+
+
 def publish_segment(
-    store: Path, index: int, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]
+    store: Place, index: int, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]
 ) -> CommitRecord:
     """Publish segment `index`; see `publish`."""
     folder = f"{SEGMENTS}/{index:06d}-{token_hex(8)}"
     return publish(store, folder, record_path(store, index), objects, {"segment": index, **facts})
 
 
-def record_path(store: Path, index: int) -> Path:
+def record_path(store: Place, index: int) -> Place:
     """Return where the commit record of a segment lies."""
     return store / COMMITS / f"{index:06d}.json"
 
 
-def find_records(store: Path) -> dict[int, Path]:
-    """List the commit records of a store, by segment in ascending order, without reading them."""
+def find_records(store: Place) -> dict[int, Place]:
+    """List the commit records of a store, by segment in ascending order, without reading them.
+
+    Raises:
+        FileNotFoundError: there are segments, but no folder of records.
+    """
+    if not (store / COMMITS).is_dir() and not (store / SEGMENTS).is_dir():
+        return {}  # a store that was begun, and stopped before its first segment
     found = {
         int(match[1]): path for path in (store / COMMITS).iterdir() if (match := _RECORD_NAME.fullmatch(path.name))
     }
     return dict(sorted(found.items()))
 
 
-def read_record(path: Path) -> CommitRecord:
+def read_record(path: Place) -> CommitRecord:
     """Read a commit record.
 
     Raises:
@@ -167,85 +172,57 @@ def read_record(path: Path) -> CommitRecord:
         FormatError: written by a newer release.
     """
     document = read_document(path)
+    room = SEGMENTS if path.parent.name == COMMITS else path.parent.name
+    return record_from(document, path, room)
+
+
+def record_from(document: dict[str, Any], path: Place, room: str) -> CommitRecord:
+    """Return the record that a JSON object in the document at `path` says, its objects in a folder right below `room`.
+
+    Raises:
+        StoreError: fields are missing or malformed.
+        FormatError: written by a newer release.
+    """
     check_version(path, document)
-    try:
-        writer = document.pop("writer")
-        objects = tuple(
-            ObjectRecord(key=o["key"], length=o["length"], crc32c=int(o["crc32c"], 16), sha256=o["sha256"])
-            for o in document.pop("objects")
-        )
-        digest, folder = document.pop("digest"), writer["folder"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: a field is missing or malformed ({error!r})") from error
+    fields = Fields(document, path)
+    objects = tuple(object_from(found, path) for found in fields.each("objects"))
+    digest, writer = fields.text("digest"), fields.mapping("writer")
+    folder = checked_folder(writer.get("folder"), room, path)
     if digest != digest_of(objects):
         raise StoreError(f"{path} is damaged: its digest is not that of its objects")
-    facts = {key: value for key, value in document.items() if key not in ("checksum", "format_version")}
+    said = ("checksum", "digest", "format_version", "objects", "writer")
+    facts = {key: value for key, value in document.items() if key not in said}
     return CommitRecord(folder=folder, objects=objects, facts=facts, writer=writer)
 
 
-def describe(key: str, data: bytes) -> ObjectRecord:
-    """Return the record of an object with these bytes."""
-    return ObjectRecord(key=key, length=len(data), crc32c=checksum(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def digest_of(objects: Iterable[ObjectRecord]) -> str:
-    """Return the sha256 of lines `<sha256> <key>`, one per object in order of key."""
-    lines = (f"{record.sha256} {record.key}\n" for record in sorted(objects, key=lambda record: record.key))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def check_version(path: Path, document: dict[str, Any]) -> None:
-    """Refuse a document of a newer format.
+def check_version(path: Place, document: dict[str, Any], known: Sequence[int] = (FORMAT_VERSION,)) -> None:
+    """Refuse a document of another format version than those that are `known`.
 
     Raises:
         FormatError: names both versions.
     """
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in known:
         raise FormatError(
-            f"{path} has format version {version}; this release reads version {FORMAT_VERSION}: "
+            f"{path} has format version {version}; this release reads version {' and '.join(map(str, known))}: "
             "install the release of gradsae-fast that wrote it, or a newer one"
         )
 
 
-def missing_objects(store: Path, commit: CommitRecord) -> list[tuple[str, str]]:
-    """Return (key, what is wrong) of every listed object that is absent or of another length; costs one stat each."""
-    folder = f"{store}/{commit.folder}"  # paths as text: a large store has many thousands, and opening it looks at each
-    faults = []
-    for record in commit.objects:
-        try:
-            length = os.stat(f"{folder}/{record.key}").st_size  # noqa: PTH116
-        except (FileNotFoundError, NotADirectoryError):
-            faults.append((record.key, "is missing"))
-            continue
-        if length != record.length:
-            faults.append((record.key, f"has {length} bytes, committed were {record.length}"))
-    return faults
-
-
-@span("write")
-def _write_objects(attempt: Path, objects: Iterable[tuple[str, bytes]]) -> tuple[ObjectRecord, ...]:
-    """Write and sync all objects; return their records in order of key."""
-    attempt.mkdir()
-    folders = {""}
-    records = []
-    for key, data in objects:
-        parts = key.split("/")
-        for depth in range(1, len(parts)):
-            folder = "/".join(parts[:depth])
-            if folder not in folders:
-                (attempt / folder).mkdir()
-                folders.add(folder)
-        write_new_file(attempt / key, data)
-        records.append(describe(key, data))
-    sync_all(attempt / record.key for record in records)
-    sync_all(attempt / folder for folder in folders)
-    sync(attempt.parent)
-    return tuple(sorted(records, key=lambda record: record.key))
+def missing_objects(store: Place, commit: CommitRecord) -> list[tuple[str, str]]:
+    """Return (key, what is wrong) of every listed object that is absent or of another length; see `missing_below`."""
+    return missing_below(store / commit.folder, commit.objects)
 
 
 @span("read back")
-def _read_back(attempt: Path, records: Iterable[ObjectRecord]) -> None:
+def _read_back(attempt: Place, records: Iterable[ObjectRecord]) -> None:
+    if isinstance(attempt, BucketPath):  # what it received it has confirmed by a checksum of each
+        for key, what in missing_below(attempt, records):
+            raise StoreError(
+                f"{attempt / key} {what}, right after it was written; check the object storage, then run the same "
+                "command again"
+            )
+        return
     for record in records:
         if describe(record.key, (attempt / record.key).read_bytes()) != record:
             raise StoreError(
@@ -254,10 +231,14 @@ def _read_back(attempt: Path, records: Iterable[ObjectRecord]) -> None:
             )
 
 
-def _settle(path: Path, commit: CommitRecord) -> CommitRecord:
-    """Accept the record of another writer where it committed the same content."""
+def settle(path: Place, digest: str) -> CommitRecord:
+    """Return the record that another writer created, where its content is the one of this `digest`.
+
+    Raises:
+        StoreError: it is another one.
+    """
     other = read_record(path)
-    if other.digest != commit.digest:
+    if other.digest != digest:
         raise StoreError(
             f"{path} was committed by another writer ({other.writer}) with other content; find out why two runs of one "
             "identity differ, then use another folder"
@@ -265,20 +246,49 @@ def _settle(path: Path, commit: CommitRecord) -> CommitRecord:
     return other
 
 
-def _writer() -> dict[str, Any]:
+def writer_facts() -> dict[str, Any]:
+    """Return who writes, and when."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"host": socket.gethostname(), "process": os.getpid(), "time": now}
 
 
-def prepare(store: Path) -> None:
-    """Create the folders that commits need."""
+def is_own(record: CommitRecord) -> bool:
+    """Whether this process made a record."""
+    mine = writer_facts()
+    return all(record.writer.get(name) == mine[name] for name in ("host", "process"))
+
+
+def prepare(store: Place) -> None:
+    """Create the folders that commits need.
+
+    Raises:
+        StoreError: something in `store` is a symbolic link.
+    """
+    make_folder(store)
+    refuse_links(store)
     make_folder(store / COMMITS)
     make_folder(store / SEGMENTS)
 
 
-def remove_uncommitted(store: Path, commits: Iterable[CommitRecord]) -> None:
+def remove_uncommitted(store: Place, commits: Iterable[CommitRecord]) -> None:
     """Delete the folders of attempts that no record names; only for the holder of the writer's lock."""
     committed = {commit.folder for commit in commits}
     for path in (store / SEGMENTS).iterdir():
         if f"{SEGMENTS}/{path.name}" not in committed:
+            remove_tree(path)
+
+
+def remove_unnamed(record: Place) -> None:
+    """Delete the folders beside the one record of a room that it does not name; for a process that is alone.
+
+    A damaged record is for `repair`: then nothing is deleted.
+    """
+    if not record.parent.is_dir():
+        return
+    try:
+        named = read_record(record).folder.rpartition("/")[2] if record.exists() else None
+    except StoreError:
+        return
+    for path in record.parent.iterdir():
+        if path.is_dir() and path.name != named:
             remove_tree(path)

@@ -13,7 +13,6 @@ Letters: C latents, T tokens on each side, K neighbours.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -22,8 +21,9 @@ import numpy as np
 from gradsae_fast.errors import StoreError
 from gradsae_fast.store.arrays import StoredArray
 from gradsae_fast.store.commits import CommitRecord, missing_objects, publish, read_record
-from gradsae_fast.store.durable import TEMPORARY, make_folder, remove_temporaries, remove_tree, storage_errors, sync
+from gradsae_fast.store.durable import TEMPORARY, make_folder, move, remove_temporaries, remove_tree, storage_errors
 from gradsae_fast.store.encoding import group_objects
+from gradsae_fast.store.fields import Fields
 from gradsae_fast.store.layout import (
     DESCRIBED,
     DESCRIBED_FORMAT,
@@ -33,6 +33,8 @@ from gradsae_fast.store.layout import (
     component,
     place,
 )
+from gradsae_fast.store.links import PlainFolders
+from gradsae_fast.store.place import Place
 
 FOLDER = "described"
 _RECORD = "commit.json"
@@ -63,12 +65,12 @@ class Described:
 _SPECS = dict(zip(Described.__dataclass_fields__, DESCRIBED, strict=True))  # where each table lies
 
 
-def described_record(store: Path) -> Path:
+def described_record(store: Place) -> Place:
     """Return where the record lies that makes the tables visible."""
     return store / FOLDER / _RECORD
 
 
-def publish_described(store: Path, sites: Mapping[str, Described], profile: str) -> CommitRecord:
+def publish_described(store: Place, sites: Mapping[str, Described], profile: str) -> CommitRecord:
     """Write the tables of all `sites`, in the place of any that were there; for the holder of the writer's lock.
 
     Args:
@@ -86,15 +88,14 @@ def publish_described(store: Path, sites: Mapping[str, Described], profile: str)
         remove_temporaries(folder)
         unseen = folder / f"{TEMPORARY}{token_hex(8)}"
         commit = publish(store, f"{FOLDER}/{token_hex(8)}", unseen, _objects(sites, profile), facts)
-        unseen.replace(path)
-        sync(folder)
+        move(unseen, path)
         for other in folder.iterdir():
             if other.is_dir() and f"{FOLDER}/{other.name}" != commit.folder:
                 remove_tree(other)
     return commit
 
 
-def read_described(store: Path, site: str) -> Described | None:
+def read_described(store: Place, site: str) -> Described | None:
     """Return what a site's decoder rows say, or None where it was never computed.
 
     Raises:
@@ -114,15 +115,16 @@ def read_described(store: Path, site: str) -> Described | None:
     return None
 
 
-def _read_commit(store: Path) -> CommitRecord | None:
+def _read_commit(store: Place) -> CommitRecord | None:
     try:
         return read_record(described_record(store))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _read(store: Path, commit: CommitRecord, site: str) -> Described | None:
-    facts = next((found for found in commit.facts["sites"] if found["name"] == site), None)
+def _read(store: Place, commit: CommitRecord, site: str) -> Described | None:
+    fields = Fields(commit.facts, described_record(store))
+    facts = next((found for found in fields.each("sites") if found.text("name") == site), None)
     if facts is None:
         return None
     faults = missing_objects(store, commit)
@@ -133,14 +135,22 @@ def _read(store: Path, commit: CommitRecord, site: str) -> Described | None:
             f"{store} --all` again"
         )
     tables = {}
+    num_latents = facts.count("num_latents")
     for field, spec in _SPECS.items():
-        width = facts["neighbours" if field in ("neighbours_CK", "cosine_CK") else "tokens"]
-        tables[field] = _array(store, commit, site, spec).reshape(facts["num_latents"], width)
+        width = facts.count("neighbours" if field in ("neighbours_CK", "cosine_CK") else "tokens")
+        values = _array(store, commit, site, spec)
+        if len(values) != num_latents * width:
+            raise StoreError(
+                f"{described_record(store)} is damaged: {spec.name} has {len(values)} entries; expected "
+                f"{num_latents} x {width}: run `gradsae describe {store} --all` again"
+            )
+        tables[field] = values.reshape(num_latents, width)
     return Described(**tables)
 
 
-def _array(store: Path, commit: CommitRecord, site: str, spec: ArraySpec) -> Array:
+def _array(store: Place, commit: CommitRecord, site: str, spec: ArraySpec) -> Array:
     path = f"{commit.folder}/sites/{component(site)}/{spec.name}"
+    PlainFolders(store).check(path)
     return StoredArray(store / path, f"{store}, {path}").read()
 
 

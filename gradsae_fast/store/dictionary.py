@@ -1,31 +1,41 @@
 """What torch-free reports need of model and SAE, once per store: the vocabulary's strings and the decoders' norms."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
 
 from gradsae_fast.errors import IdentityError
 from gradsae_fast.store.arrays import StoredArray, encode_array, encode_group
-from gradsae_fast.store.commits import CommitRecord, describe, digest_of, publish, read_record
-from gradsae_fast.store.durable import make_folder, remove_temporaries, remove_tree
+from gradsae_fast.store.commits import CommitRecord, publish, read_record, remove_unnamed
+from gradsae_fast.store.durable import make_folder, remove_temporaries
+from gradsae_fast.store.fields import Fields
 from gradsae_fast.store.layout import DICTIONARY_SITE, DICTIONARY_TOKENS, Array, component, place
+from gradsae_fast.store.links import PlainFolders
+from gradsae_fast.store.objects import describe, digest_of
+from gradsae_fast.store.place import Place
 from gradsae_fast.store.strings import decode_strings, encode_strings
 
 DICTIONARY = "dictionary"
 _RECORD = "commit.json"
 
 
-def dictionary_record(store: Path) -> Path:
+def dictionary_record(store: Place) -> Place:
     """Return where the record lies that makes the dictionary visible."""
     return store / DICTIONARY / _RECORD
 
 
 def publish_dictionary(
-    store: Path, tokens: Sequence[str] | None, decoder_norms: Mapping[str, Array], profile: str
+    store: Place,
+    tokens: Sequence[str] | None,
+    decoder_norms: Mapping[str, Array],
+    profile: str,
+    *,
+    alone: bool = True,
 ) -> CommitRecord:
     """Publish the dictionary by the protocol of a segment; where it is there already, compare.
+
+    `alone` says that no other writer may be doing the same: then what a killed one left is deleted first.
 
     Raises:
         IdentityError: the store has another dictionary.
@@ -41,36 +51,37 @@ def publish_dictionary(
                 "choose another folder for a new run"
             )
         return commit
-    for leftover in (store / DICTIONARY).iterdir():
-        remove_tree(leftover)
-    remove_temporaries(store / DICTIONARY)
+    if alone:
+        remove_unnamed(path)
+        remove_temporaries(store / DICTIONARY)
     facts = {"tokens": None if tokens is None else len(tokens), "sites": list(decoder_norms)}
     return publish(store, f"{DICTIONARY}/{token_hex(8)}", path, objects.items(), facts)
 
 
-def read_tokens(store: Path) -> list[str] | None:
+def read_tokens(store: Place) -> list[str] | None:
     """Return the string of every vocabulary id, or None where the store has none."""
     commit = _read_commit(store)
-    if commit is None or commit.facts["tokens"] is None:
+    if commit is None or commit.facts.get("tokens") is None:
         return None
     data, offsets = (_stored(store, commit, spec.name).read() for spec in DICTIONARY_TOKENS)
-    return decode_strings(data, offsets)
+    return decode_strings(data, offsets, f"{store}, dictionary, tokens")
 
 
-def read_decoder_norms(store: Path, site: str) -> Array | None:
+def read_decoder_norms(store: Place, site: str) -> Array | None:
     """Return the norms float32 [C] of a site's decoder rows, or None where the store has none."""
     commit = _read_commit(store)
-    if commit is None or site not in commit.facts["sites"]:
+    if commit is None or site not in Fields(commit.facts, dictionary_record(store)).texts("sites"):
         return None
     return _stored(store, commit, f"sites/{component(site)}/{DICTIONARY_SITE[0].name}").read()
 
 
-def _read_commit(store: Path) -> CommitRecord | None:
+def _read_commit(store: Place) -> CommitRecord | None:
     path = dictionary_record(store)
     return read_record(path) if path.exists() else None
 
 
-def _stored(store: Path, commit: CommitRecord, key: str) -> StoredArray:
+def _stored(store: Place, commit: CommitRecord, key: str) -> StoredArray:
+    PlainFolders(store).check(f"{commit.folder}/{key}")
     return StoredArray(store / commit.folder / key, f"{store}, dictionary, {key}")
 
 

@@ -3,6 +3,8 @@
 The folder `exact` is laid out as the store itself: `exact/commits/000012.json` makes the sidecar of segment 12 visible,
 which lies in `exact/segments/000012-<attempt>/`; so it is published, resumed and verified like a segment. Its record
 names the digest of the segment that it speaks about, and the share of tokens above which a latent was called dense.
+Those of segments that a revision put in the place of others lie in `exact/r<revision>-<attempt>/`, laid out so too:
+they are written before the revision, and speak about a segment of the store as soon as it is published.
 
 Effects are kept in the unit of the stored value of their objective. For `continuation-prob` that is log p: an answer of
 some hundred tokens has a p that float32 cannot hold. Its effect in probability is p - p·exp(-drop), p being the
@@ -11,8 +13,9 @@ document's own, which a reader computes in float64.
 Letters: M documents of a segment, K dense latents of a site.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Collection, Mapping, Sequence
+from secrets import token_hex
 
 import numpy as np
 
@@ -20,6 +23,7 @@ from gradsae_fast.errors import BusyError, QueryError, StoreError
 from gradsae_fast.store.arrays import StoredArray
 from gradsae_fast.store.commits import (
     COMMITS,
+    SEGMENTS,
     CommitRecord,
     find_records,
     missing_objects,
@@ -29,12 +33,18 @@ from gradsae_fast.store.commits import (
     record_path,
     remove_uncommitted,
 )
-from gradsae_fast.store.durable import make_folder, remove_temporaries, storage_errors
+from gradsae_fast.store.durable import make_folder, remove_temporaries, remove_tree, storage_errors, sync
+from gradsae_fast.store.effective import Effective
 from gradsae_fast.store.encoding import exact_objects
+from gradsae_fast.store.fields import Fields
 from gradsae_fast.store.layout import EXACT, Array, component, path_of
+from gradsae_fast.store.links import PlainFolders, refuse_links
+from gradsae_fast.store.place import Place
 from gradsae_fast.store.segment import StoredSegment
 
 FOLDER = "exact"
+_ROOM = re.compile(r"r(\d{6,})-[0-9a-f]{16}", re.ASCII)
+_REMEDY = "run `gradsae repair`, then extract with --exact-dense again"
 _LATENTS, _DROP = (spec.name for spec in EXACT)
 
 
@@ -45,13 +55,19 @@ class ExactDense:
         share: a latent is dense that fires on more than this share of the tokens that count.
         latents: ids int64 [K] of each site's dense latents, ascending.
         missing: committed segments that have no effects (yet).
+        objectives: that effects are there of.
     """
 
-    def __init__(self, folder: Path, segments: Sequence[StoredSegment], records: Mapping[int, CommitRecord]) -> None:
+    def __init__(
+        self, folder: Place, segments: Sequence[StoredSegment], found: Mapping[int, tuple[Place, CommitRecord]]
+    ) -> None:
+        records = {index: record for index, (_, record) in found.items()}
         self._folder = folder
+        self._rooms = {index: room for index, (room, _) in found.items()}
         self._segments = {segment.index: segment for segment in segments}
         self.share = float(next(iter(records.values())).facts["share"])
         self._records = {index: record for index, record in records.items() if record.facts["share"] == self.share}
+        self.objectives = list(next(iter(records.values())).facts["objectives"])
         self.missing = tuple(index for index in self._segments if index not in self._records)
         self.latents = {
             site: self.latents_of(index, site)
@@ -72,7 +88,13 @@ class ExactDense:
             BusyError: they were deleted since, to be measured anew.
             StoreError: damaged data.
         """
-        return self._read(segment, site, _LATENTS).astype(np.int64)
+        latents_K = self._read(segment, site, _LATENTS).astype(np.int64)
+        inside = (
+            len(latents_K) == 0 or 0 <= latents_K[0] <= latents_K[-1] < self._segments[segment].site(site).num_latents
+        )
+        if not inside or (latents_K[1:] <= latents_K[:-1]).any():
+            raise StoreError(f"{self._folder}, segment {segment}, {site}: ids of latents that do not ascend; {_REMEDY}")
+        return latents_K
 
     def drops(self, segment: int, site: str, objective: str) -> Array:
         """Return value - value(without the latent), float64 [M, K], in the unit of the objective's stored value.
@@ -85,7 +107,11 @@ class ExactDense:
             StoreError: damaged data.
         """
         shape = (self._segments[segment].num_documents, len(self.latents_of(segment, site)))
-        return self._read(segment, site, path_of(_DROP, objective), objective).astype(np.float64).reshape(shape)
+        drops = self._read(segment, site, path_of(_DROP, objective), objective).astype(np.float64)
+        if len(drops) != shape[0] * shape[1]:
+            what = f"{len(drops)} effects; expected {shape[0]} x {shape[1]}"
+            raise StoreError(f"{self._folder}, segment {segment}, {site}: {what}; {_REMEDY}")
+        return drops.reshape(shape)
 
     def __repr__(self) -> str:
         dense = ", ".join(f"{len(latents_K)} at {site}" for site, latents_K in self.latents.items())
@@ -98,10 +124,11 @@ class ExactDense:
         for what, name, known in (("site", site, "sites"), ("objective", objective, "objectives")):
             if name is not None and name not in record.facts[known]:
                 raise QueryError(f"{self._folder} has no {what} {name!r}; it has {', '.join(record.facts[known])}")
+        room = self._rooms[segment]
         try:
-            return _array(self._folder, record, site, array).read()
+            return _array(room, record, site, array).read()
         except StoreError as error:
-            if _is_there(self._folder, segment, record):
+            if _is_there(room, segment, record):
                 raise
             raise BusyError(
                 f"{self._folder}: another process has deleted the effects of segment {segment} to measure them anew; "
@@ -120,7 +147,7 @@ class ExactWriter:
     """
 
     def __init__(
-        self, store: Path, segments: Sequence[StoredSegment], profile: str, share: float, dense: Mapping[str, Array]
+        self, store: Place, segments: Sequence[StoredSegment], profile: str, share: float, dense: Mapping[str, Array]
     ) -> None:
         self.share = share
         self.dense = dict(dense)
@@ -130,10 +157,9 @@ class ExactWriter:
             make_folder(self._folder)
             prepare(self._folder)
             remove_temporaries(self._folder / COMMITS)
-            records = read_records(store)
+            records = _read_room(self._folder)
             kept = {segment.index for segment in segments if self._fits(records.get(segment.index), segment)}
-            for index in records.keys() - kept:
-                record_path(self._folder, index).unlink()
+            _remove_records(self._folder, records.keys() - kept)
             remove_uncommitted(self._folder, [records[index] for index in kept])
         self._committed = kept
 
@@ -170,24 +196,53 @@ class ExactWriter:
         )
 
 
-def read_records(store: Path) -> dict[int, CommitRecord]:
-    """Return the records of a store's sidecars by segment; what they list is there with its length.
+def rooms(store: Place) -> list[Place]:
+    """Return the folders that are laid out for sidecars: of committed segments, and of those of each revision."""
+    return [room for room in (store / FOLDER, *_all_rooms(store)) if (room / COMMITS).is_dir()]
 
-    A pass with another share deletes sidecars while others read; one that vanishes meanwhile is left out.
+
+def _all_rooms(store: Place) -> list[Place]:
+    """The folders of revisions, those too that were not laid out yet."""
+    folder = store / FOLDER
+    if not folder.is_dir():
+        return []
+    refuse_links(folder)
+    return [folder / name for name in sorted(path.name for path in folder.iterdir()) if _ROOM.fullmatch(name)]
+
+
+def new_room(store: Place, revision: int) -> Place:
+    """Return a new folder for the sidecars of the segments of a revision; it is not made."""
+    return store / FOLDER / f"r{revision:06d}-{token_hex(8)}"
+
+
+def read_records(store: Place, segments: Sequence[StoredSegment]) -> dict[int, tuple[Place, CommitRecord]]:
+    """Return folder and record of the sidecars that speak about these segments, not of others that had their numbers.
+
+    What they list is there with its length. A pass with another share deletes sidecars while others read; one that
+    vanishes meanwhile is left out.
 
     Raises:
         StoreError: damaged.
         FormatError: written by a newer release.
     """
-    folder = store / FOLDER
-    if not (folder / COMMITS).is_dir():
-        return {}
+    of = {segment.index: segment for segment in segments}
+    return {
+        index: (room, record)
+        for room in rooms(store)
+        for index, record in _read_room(room).items()
+        if _is_of(record, of.get(index))
+    }
+
+
+def _read_room(folder: Place) -> dict[int, CommitRecord]:
+    refuse_links(folder)
     records = {}
     for index, path in find_records(folder).items():
         try:
             record = read_record(path)
         except FileNotFoundError:
             continue
+        _check_facts(record, path)
         faults = missing_objects(folder, record)
         if not faults:
             records[index] = record
@@ -200,13 +255,54 @@ def read_records(store: Path) -> dict[int, CommitRecord]:
     return records
 
 
-def current(records: Mapping[int, CommitRecord], segments: Sequence[StoredSegment]) -> dict[int, CommitRecord]:
-    """Return the records that speak about these segments, not about others that had their numbers."""
-    of = {segment.index: segment for segment in segments}
-    return {index: record for index, record in records.items() if _is_of(record, of.get(index))}
+def remove_stale(store: Place, effective: Effective, *, alone: bool) -> None:
+    """Delete sidecars of segments that were replaced and, where no other process writes, of unpublished revisions.
+
+    Those of committed segments that nothing replaced stay, whatever they speak about: the next pass decides.
+    """
+    digests = {record.digest for record in effective.records.values()}
+    whole = rooms(store)
+    for room in whole:
+        of_revision = _ROOM.fullmatch(room.name)
+        if of_revision and not alone and int(of_revision[1]) > effective.num_revisions:
+            continue
+        records = _read_room(room)
+        stale = {
+            index: record
+            for index, record in records.items()
+            if record.facts["of"] not in digests and (of_revision or index in effective.replaced)
+        }
+        _remove_records(room, stale)
+        for index, record in stale.items():
+            remove_tree(room / record.folder)
+            del records[index]
+        if of_revision and not records:
+            remove_tree(room)
+        elif alone and (room / SEGMENTS).is_dir():
+            remove_uncommitted(room, records.values())
+    if alone:
+        for path in _all_rooms(store):
+            if path not in whole:  # killed before it was laid out
+                remove_tree(path)
 
 
-def _is_there(folder: Path, index: int, record: CommitRecord) -> bool:
+def _remove_records(room: Place, segments: Collection[int]) -> None:
+    """Take sidecars out of sight for good, so that no power cut brings a record back whose objects are gone."""
+    for index in segments:
+        record_path(room, index).unlink()
+    if segments:
+        sync(room / COMMITS)
+
+
+def _check_facts(record: CommitRecord, path: Place) -> None:
+    fields = Fields(record.facts, path)
+    fields.text("of")
+    fields.number("share")
+    fields.texts("sites")
+    fields.texts("objectives")
+
+
+def _is_there(folder: Place, index: int, record: CommitRecord) -> bool:
     """Whether a record is still the one of its segment."""
     try:
         return read_record(record_path(folder, index)).folder == record.folder
@@ -218,6 +314,7 @@ def _is_of(record: CommitRecord, segment: StoredSegment | None) -> bool:
     return segment is not None and record.facts["of"] == segment.digest
 
 
-def _array(folder: Path, record: CommitRecord, site: str, name: str) -> StoredArray:
+def _array(folder: Place, record: CommitRecord, site: str, name: str) -> StoredArray:
     path = f"{record.folder}/sites/{component(site)}/{name}"
+    PlainFolders(folder).check(path)
     return StoredArray(folder / path, f"{folder}, {path}")

@@ -1,21 +1,39 @@
 """JSON sidecars of a run (the plan, what the gate found): written atomically, never compared."""
 
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from gradsae_fast.store.durable import document_bytes, make_folder, read_document, replace_file
+from gradsae_fast.store.durable import create_exclusive, document_bytes, make_folder, read_document, replace_file
+from gradsae_fast.store.fields import Fields
 from gradsae_fast.store.layout import component
+from gradsae_fast.store.place import Place
 
 FACTS = "facts"
 
 
-def write_facts(store: Path, name: str, facts: dict[str, Any]) -> None:
+def write_facts(store: Place, name: str, facts: dict[str, Any]) -> None:
     """Write or replace `facts/<name>.json`."""
     make_folder(store / FACTS)
     replace_file(facts_path(store, name), document_bytes({"facts": facts}))
 
 
-def read_facts(store: Path, name: str) -> dict[str, Any] | None:
+def keep_facts(store: Place, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write `facts/<name>.json` unless there is one, of whichever writer; return what is there then.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    found = read_facts(store, name)
+    if found is None:
+        make_folder(store / FACTS)
+        with suppress(FileExistsError):
+            create_exclusive(facts_path(store, name), document_bytes({"facts": facts}))
+        found = read_facts(store, name)
+    assert found is not None, "sidecars are never deleted"
+    return found
+
+
+def read_facts(store: Place, name: str) -> dict[str, Any] | None:
     """Return what was written under `name`, or None.
 
     Raises:
@@ -25,10 +43,9 @@ def read_facts(store: Path, name: str) -> dict[str, Any] | None:
         document = read_document(facts_path(store, name))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    facts: dict[str, Any] = document["facts"]
-    return facts
+    return Fields(document, facts_path(store, name)).mapping("facts")
 
 
-def facts_path(store: Path, name: str) -> Path:
+def facts_path(store: Place, name: str) -> Place:
     """Return where the facts of this name lie."""
     return store / FACTS / f"{component(name)}.json"

@@ -1,19 +1,24 @@
 """Where a document lies, by its key: 64-bit hashes in order, found by looking into a few chunks.
 
-D documents of the store. A hash may be that of several keys, and a key that of several documents: the reader compares
-the keys themselves.
+D documents of the store, A keys that are asked for at once. A hash may be that of several keys, and a key that of
+several documents: the reader compares the keys themselves.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 
 import numpy as np
 
+from gradsae_fast.errors import CorpusError
 from gradsae_fast.store.index import Placed, StoreIndex
 from gradsae_fast.store.layout import Array, ArraySpec, place
+from gradsae_fast.store.place import Place
 from gradsae_fast.store.segment import StoredSegment
 
 _STEP = 1 << 12
+_AT_ONCE = 1 << 16
 
 KEYS = (
     ArraySpec(
@@ -38,21 +43,82 @@ def key_hash(key: str) -> int:
 
 def key_arrays(segments: Sequence[StoredSegment]) -> Placed:
     """Yield the arrays of the key index of these segments."""
+    number_S = np.array([segment.index for segment in segments], np.uint32)
+    hash_D, which_D, slot_D = _in_order(segments)
+    values = {"fence": hash_D[::_STEP], "hash": hash_D, "segment": number_S[which_D], "slot": slot_D}
+    yield from place("keys", KEYS, values)
+
+
+def _in_order(segments: Iterable[StoredSegment]) -> tuple[Array, Array, Array]:
+    """Hash, segment (counted from 0) and slot of every document, in order of hash and then of the corpus."""
     hashes, places = [np.zeros(0, np.uint64)], [np.zeros((2, 0), np.uint32)]
-    for segment in segments:
+    for which, segment in enumerate(segments):
         keys = segment.document_keys()
-        hashes.append(np.fromiter(map(key_hash, keys), np.uint64, len(keys)))
-        places.append(np.stack([np.full(len(keys), segment.index), np.arange(len(keys))]).astype(np.uint32))
+        hashes.append(_hashes(keys))
+        places.append(np.stack([np.full(len(keys), which), np.arange(len(keys))]).astype(np.uint32))
     hash_D, place_2D = np.concatenate(hashes), np.concatenate(places, axis=1)
     order_D = np.argsort(hash_D, kind="stable")
-    sorted_D = hash_D[order_D]
-    values = {
-        "fence": sorted_D[::_STEP],
-        "hash": sorted_D,
-        "segment": place_2D[0, order_D],
-        "slot": place_2D[1, order_D],
-    }
-    yield from place("keys", KEYS, values)
+    return hash_D[order_D], place_2D[0, order_D], place_2D[1, order_D]
+
+
+def _hashes(keys: Sequence[str]) -> Array:
+    return np.fromiter(map(key_hash, keys), np.uint64, len(keys))
+
+
+class KnownKeys:
+    """The keys of the documents of some segments, to be asked whether others are among them: 16 bytes a document."""
+
+    def __init__(self, segments: Iterable[StoredSegment]) -> None:
+        self._segments = list(segments)
+        self._hash_D, self._which_D, self._slot_D = _in_order(self._segments)
+
+    def common(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return those of `keys` that are the key of a document, each with the document's segment."""
+        found: dict[str, int] = {}
+        unread = iter(keys)
+        while asked := list(islice(unread, _AT_ONCE)):
+            for which, hits in groupby(sorted(self._hits(asked)), itemgetter(0)):
+                segment = self._segments[which]
+                stored = segment.document_keys()
+                found |= {key: segment.index for _, slot, key in hits if stored[slot] == key}
+        return found
+
+    def _hits(self, asked: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+        """Yield (segment, slot, key) where the hash of a document is that of a key."""
+        hash_A = _hashes(asked)
+        first_A = np.searchsorted(self._hash_D, hash_A, side="left")
+        last_A = np.searchsorted(self._hash_D, hash_A, side="right")
+        for at in np.flatnonzero(last_A > first_A).tolist():
+            for entry in range(first_A[at], last_A[at]):
+                yield int(self._which_D[entry]), int(self._slot_D[entry]), asked[at]
+
+
+def repeated_keys(corpora: Sequence[Sequence[StoredSegment]]) -> dict[str, list[str]]:
+    """Return the keys that documents of several corpora have, each with the labels of the segments they are in."""
+    segments = [(number, segment) for number, corpus in enumerate(corpora) for segment in corpus]
+    hash_D, which_D, slot_D = _in_order([segment for _, segment in segments])
+    equal_D = np.flatnonzero(hash_D[1:] == hash_D[:-1])
+    found: dict[str, dict[int, str]] = {}
+    for entry in sorted({*equal_D.tolist(), *(equal_D + 1).tolist()}):
+        corpus, segment = segments[int(which_D[entry])]
+        found.setdefault(segment.key_of(int(slot_D[entry])), {}).setdefault(corpus, segment.label)
+    return {key: list(labels.values()) for key, labels in found.items() if len(labels) > 1}
+
+
+def refuse_common(store: Place, known: KnownKeys, keys: Iterable[str]) -> None:
+    """Refuse documents whose keys the store has already.
+
+    Raises:
+        CorpusError: names a few of them.
+    """
+    common = known.common(keys)
+    if common:
+        few = ", ".join(f"{key!r} (segment {segment})" for key, segment in list(common.items())[:5])
+        raise CorpusError(
+            f"{store} has documents with {len(common):,} of these keys already: {few}; expected keys that are unique "
+            "in the whole store: leave these documents out, choose another --id-column, or take the old ones out first "
+            "with `gradsae drop`"
+        )
 
 
 def find_key(index: StoreIndex, key: str) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ and latent_neighbour C·K (what decoder rows say), byte and string of a text col
 more: it holds the borders of rows. `FORMAT.md` says it in prose.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
@@ -18,9 +18,12 @@ from gradsae_fast.errors import StoreError
 
 Array = npt.NDArray[Any]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of commit records and Zarr groups
+RUN_VERSION = 2  # of `run.json` and what came with it: generations and revisions
+RUN_VERSIONS = (1, RUN_VERSION)  # that this release reads
 SEGMENT_FORMAT = "gradsae.segment"
 STORE_FORMAT = "gradsae.scores"
+GENERATION_FORMAT = "gradsae.generation"
 EXACT_FORMAT = "gradsae.exact"
 DESCRIBED_FORMAT = "gradsae.described"
 
@@ -173,6 +176,16 @@ def component(name: str) -> str:
             "objective or metadata column"
         )
     return escaped
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot be written as path components: before hours of scoring, not after.
+
+    Raises:
+        StoreError: one is empty, or longer on disk than file systems take.
+    """
+    for name in names:
+        component(name)
 
 
 def _escape(text: str) -> str:

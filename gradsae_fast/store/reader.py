@@ -2,82 +2,125 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from gradsae_fast.errors import QueryError, StoreError
-from gradsae_fast.store.ahead import read_files
-from gradsae_fast.store.commits import SegmentSummary, find_records, read_record
+from gradsae_fast.store.ahead import concurrently
+from gradsae_fast.store.commits import SEGMENTS, SegmentSummary, find_records, read_record
 from gradsae_fast.store.described import Described, read_described
 from gradsae_fast.store.dictionary import read_decoder_norms, read_tokens
-from gradsae_fast.store.exact import FOLDER, ExactDense, current, read_records
+from gradsae_fast.store.effective import SegmentRecords, effective
+from gradsae_fast.store.exact import FOLDER, ExactDense, read_records
 from gradsae_fast.store.facts import read_facts
+from gradsae_fast.store.generations import Generation, read_generations, refuse_stray_segments
 from gradsae_fast.store.identity import RunRecord, read_run
 from gradsae_fast.store.index import StoreIndex, read_index
 from gradsae_fast.store.layout import Array
+from gradsae_fast.store.links import folders_in, refuse_links
+from gradsae_fast.store.place import Place, place_of
+from gradsae_fast.store.revisions import find_revisions, read_revision, read_revisions
 from gradsae_fast.store.segment import StoredSegment
 
 
-def open_scores(path: str | Path, *, use_index: bool = True) -> "ScoreStore":
+def open_scores(path: str | Place, *, use_index: bool = True) -> "ScoreStore":
     """Open a store for reading; it may be incomplete, and may be written to at the same time.
 
     Nothing is read of a segment before it is asked for: that it is whole is seen then, by its checksums (see also
     `ScoreStore.check_objects` and `verify`).
 
     Args:
-        path: the store's folder.
+        path: the store's folder, or `s3://bucket/prefix`.
         use_index: look at the index, where the store has one of exactly its segments; answers are the same without.
 
     Raises:
         StoreError: missing, not a store, half-copied or damaged.
         FormatError: written by a newer release.
     """
-    store = Path(path)
+    store = place_of(path)
     try:
-        record = read_run(store)
-        found = find_records(store)
-        index = (
-            read_index(store, dict(zip(found, read_files(list(found.values())), strict=True))) if use_index else None
-        )
-        summaries = (
-            {number: SegmentSummary.of(read_record(file)) for number, file in found.items()}
-            if index is None
-            else index.summaries
-        )
+        run = read_run(store)
+        refuse_links(store)
+        listed = _list(store)
+        while True:
+            try:
+                return _open(store, run, *listed, use_index=use_index)
+            except (StoreError, FileNotFoundError):
+                # What was listed may have been replaced, or dropped, before it was read: then there is more to list.
+                before, listed = listed, _list(store)
+                if listed == before:
+                    raise
     except FileNotFoundError as error:
         raise StoreError(
             f"{store} lacks {error.filename}: it looks half-copied; copy the whole folder again"
         ) from error
     except PermissionError as error:
         raise StoreError(f"{store} cannot be read by this user ({error}); ask its owner for access") from error
-    return ScoreStore(store, record, summaries, index)
+
+
+def _list(store: Place) -> tuple[dict[int, Place], list[Place]]:
+    """List commit records, then revisions: what the latter replace has been committed before them."""
+    return find_records(store), find_revisions(store)
+
+
+def _open(
+    store: Place, run: RunRecord, commits: dict[int, Place], revisions: list[Place], *, use_index: bool
+) -> "ScoreStore":
+    generations = read_generations(store, run)  # after the segments: a generation is there before its segments
+    refuse_stray_segments(store, generations, list(commits))
+    committed = frozenset(commits)
+    index = None
+    if use_index:
+        index = read_index(store, commits, revisions)
+    if index is None:
+        records = dict(zip(commits, concurrently(store, read_record, commits.values()), strict=True))
+        now = effective(records, [read_revision(path) for path in revisions], store)
+        summaries = {number: SegmentSummary.of(record) for number, record in now.visible.items()}
+        committed = now.committed
+    else:
+        summaries = index.summaries
+        if revisions:
+            committed |= effective({}, [read_revision(path) for path in revisions], store).committed
+    return ScoreStore(store, generations, summaries, index, committed=committed, num_revisions=len(revisions))
 
 
 class ScoreStore:
-    """The committed scores of one run; made by `open_scores`.
+    """The committed scores of a run, and of the corpora that were appended to it; made by `open_scores`.
 
     Attributes:
         path: the store's folder.
-        run: facts of the first start of the run.
-        identity: what the run depends on.
-        segments: committed segments, ascending.
-        num_segments: segments of the plan, committed or not.
+        generations: the corpora of the store, the one that it began with first.
+        run: facts of the first start of the run of generation 0.
+        identity: what that run depends on; a later generation differs in its corpus only.
+        segments: committed segments, ascending, as the store's revisions have left them.
+        committed: numbers of the plans' segments that are there, each as it is or in one that was put in its place.
+        num_revisions: how often segments were replaced, by `gradsae drop`, `compact` or `repair`.
+        num_segments: segments of the plans of all generations, committed or not.
         index: the index of exactly these segments, or None.
     """
 
     def __init__(
-        self, path: Path, record: RunRecord, summaries: Mapping[int, SegmentSummary], index: StoreIndex | None
+        self,
+        path: Place,
+        generations: tuple[Generation, ...],
+        summaries: Mapping[int, SegmentSummary],
+        index: StoreIndex | None,
+        *,
+        committed: frozenset[int],
+        num_revisions: int,
     ) -> None:
         self.path = path
-        self.run = record.run
-        self.identity = record.identity
-        self.num_segments = record.num_segments
+        self.committed = committed
+        self.num_revisions = num_revisions
+        self.generations = generations
+        self.run = generations[0].run
+        self.identity = generations[0].identity
+        self.num_segments = sum(generation.num_segments for generation in generations)
         self.index = index
-        self.segments = [StoredSegment(path, number, summary) for number, summary in summaries.items()]
-        self._encoding = record.encoding
+        records = SegmentRecords(path)
+        self.segments = [StoredSegment(path, number, summary, records) for number, summary in summaries.items()]
+        self._encoding = generations[0].record.encoding
         self._facts: dict[str, Any] = next((s.facts for s in summaries.values()), {"sites": [], "objectives": []})
-        for segment in self.segments:
-            segment.check_folder()
+        self._check_folders()
 
     @property
     def sites(self) -> list[str]:
@@ -106,8 +149,8 @@ class ScoreStore:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every segment of the plan is committed."""
-        return len(self.segments) == self.num_segments
+        """Whether every segment of every generation's plan is committed."""
+        return len(self.committed) == self.num_segments
 
     @cached_property
     def num_tokens(self) -> int:
@@ -118,6 +161,22 @@ class ScoreStore:
     def num_documents(self) -> int:
         """Documents of all committed segments."""
         return sum(segment.num_documents for segment in self.segments)
+
+    def _check_folders(self) -> None:
+        """Check that every segment's folder is there."""
+        names = folders_in(self.path / SEGMENTS) if self.segments else set()
+        for segment in self.segments:
+            if segment.folder.name not in names:
+                segment.check_folder()
+
+    @cached_property
+    def num_dropped(self) -> int:
+        """Documents that were dropped from it, over all its revisions.
+
+        Raises:
+            StoreError: a revision is missing or damaged.
+        """
+        return sum(len(revision.dropped) for revision in read_revisions(self.path)) if self.num_revisions else 0
 
     def check_objects(self) -> None:
         """Look at every object of every committed segment: each must be there with its length.
@@ -156,7 +215,7 @@ class ScoreStore:
             StoreError: they are damaged.
             FormatError: written by a newer release.
         """
-        records = current(read_records(self.path), self.segments)
+        records = read_records(self.path, self.segments)
         return ExactDense(self.path / FOLDER, self.segments, records) if records else None
 
     def token_strings(self) -> list[str] | None:
@@ -183,7 +242,7 @@ class ScoreStore:
 
     def __repr__(self) -> str:
         return (
-            f"<ScoreStore {self.path}: {len(self.segments)} of {self.num_segments} segments, "
+            f"<ScoreStore {self.path}: {len(self.committed)} of {self.num_segments} segments, "
             f"{self.num_tokens:,} tokens of {self.num_documents:,} documents; "
             f"sites {', '.join(self.sites) or 'none'}; objectives {', '.join(self.objectives) or 'none'}>"
         )

@@ -4,19 +4,22 @@ Nothing of a segment is looked at before it is asked for. An array that cannot b
 record says: an object that is missing or cut short makes it a half-copied store, other damage is the array's own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
-from gradsae_fast.errors import QueryError, StoreError
+from gradsae_fast.errors import BusyError, QueryError, StoreError
 from gradsae_fast.records import DocumentTable, TokenTable
 from gradsae_fast.store.ahead import expect
 from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray
-from gradsae_fast.store.commits import CommitRecord, SegmentSummary, missing_objects, read_record, record_path
+from gradsae_fast.store.commits import CommitRecord, SegmentSummary, missing_objects
+from gradsae_fast.store.declared import declared, mismatch
+from gradsae_fast.store.effective import SegmentRecords
 from gradsae_fast.store.layout import TOKENS, Array, component, path_of
+from gradsae_fast.store.links import PlainFolders
+from gradsae_fast.store.place import Place, below
 from gradsae_fast.store.site import StoredSite
-from gradsae_fast.store.strings import decode_json, decode_strings
+from gradsae_fast.store.strings import JsonText, decode_json, decode_strings
 
 _TOKEN_COLUMNS = tuple(spec.name for spec in TOKENS)
 
@@ -24,9 +27,13 @@ _TOKEN_COLUMNS = tuple(spec.name for spec in TOKENS)
 class SegmentArray(StoredArray):
     """An array of a segment, whose faults are those of the segment's objects where these are not all there."""
 
-    def __init__(self, segment: "StoredSegment", path: str) -> None:
+    def __init__(self, segment: "StoredSegment", group: str, path: str, sizes: Mapping[str, int]) -> None:
         self._segment = segment
-        super().__init__(f"{segment.folder}/{path}", f"{segment.label}, {path}")
+        segment.plain.check(f"{group}{path}")
+        super().__init__(below(segment.folder, f"{group}{path}"), f"{segment.label}, {group}{path}")
+        wrong = mismatch(declared(path), self.dtype, len(self), sizes)
+        if wrong is not None:
+            raise self._damaged(wrong)
 
     def _damaged(self, what: str) -> StoreError:
         return self._segment.half_copied() or super()._damaged(what)
@@ -35,12 +42,16 @@ class SegmentArray(StoredArray):
 class StoredSegment:
     """A committed segment; made by `open_scores`."""
 
-    def __init__(self, store: Path, index: int, summary: SegmentSummary) -> None:
+    def __init__(
+        self, store: Place, index: int, summary: SegmentSummary, records: SegmentRecords | None = None
+    ) -> None:
         self.index = index
         self.label = f"{store}, segment {index}"
         self.folder = store / summary.folder
+        self.plain = PlainFolders(self.folder)
         self._store = store
         self._summary = summary
+        self._records = records or SegmentRecords(store)
         self._sites: dict[str, StoredSite] = {}
         self._arrays: dict[str, StoredArray] = {}
 
@@ -55,11 +66,12 @@ class StoredSegment:
         return self._summary
 
     def check_folder(self) -> None:
-        """Check that the segment's folder exists, which costs next to nothing.
+        """Check that the segment's folder exists, which costs next to nothing on a disk, and a request in a bucket.
 
         Raises:
-            StoreError: it does not.
+            StoreError: it does not, or is a link.
         """
+        PlainFolders(self._store).check(self._summary.folder)
         if not self.folder.is_dir():
             raise self.half_copied() or StoreError(f"{self.label}: its folder {self.folder} is missing")
 
@@ -72,6 +84,11 @@ class StoredSegment:
         faults = missing_objects(self._store, self._record)
         if not faults:
             return None
+        if not self._records.is_effective(self.index, self._summary.folder):
+            return BusyError(
+                f"{self.label}: `gradsae drop` or `gradsae compact` has put another segment in its place since the "
+                "store was opened: open it again"
+            )
         key, what = faults[0]
         return StoreError(
             f"{self._store}: segment {self.index} is damaged: its object {self._summary.folder}/{key} {what} "
@@ -82,6 +99,11 @@ class StoredSegment:
     def digest(self) -> str:
         """Digest of all bytes of the segment: equal where the segments are byte-identical."""
         return self._summary.digest
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all its objects."""
+        return self._record.num_bytes
 
     @property
     def num_tokens(self) -> int:
@@ -105,7 +127,10 @@ class StoredSegment:
         """
         if name not in _TOKEN_COLUMNS:
             raise QueryError(f"tokens have no column {name!r}; they have {', '.join(_TOKEN_COLUMNS)}")
-        return self._array(f"tokens/{name}").read(start, stop)
+        values = self._array(f"tokens/{name}").read(start, stop)
+        if name == "document" and len(values) and values.max() >= self.num_documents:
+            raise StoreError(f"{self.label}, tokens/document speaks of document {values.max()} of {self.num_documents}")
+        return values
 
     def documents(self) -> DocumentTable:
         """Return the table of documents, texts included."""
@@ -132,10 +157,23 @@ class StoredSegment:
         """Return the text of one document, reading only the chunks that hold it."""
         return self._read_string("text", slot)
 
-    def expect(self, paths: Iterable[str]) -> None:
-        """Tell the system that these arrays will be read; see `ahead`."""
-        folder = str(self.folder)
-        expect(f"{folder}/{path}/{name}" for path in paths for name in (METADATA, SHARD))
+    def expect(self, paths: Iterable[str], *, whole: bool = False) -> None:
+        """Tell the system that these arrays will be read, whole or in part; see `ahead`."""
+        expect((below(self.folder, f"{path}/{name}") for path in paths for name in (METADATA, SHARD)), whole=whole)
+
+    def expect_sums(self, site: str, columns: Iterable[str]) -> None:
+        """Tell the system that these sums of most documents at a site will be read."""
+        names = ["indptr", "indices"]
+        for column in columns:
+            name, _, objective = column.partition("/")
+            names.append(f"{name}/{component(objective)}" if objective else name)
+        sums = f"sites/{component(site)}/documents"
+        self.expect(["documents/num_counted", *(f"{sums}/{name}" for name in names)], whole=True)
+
+    def expect_metadata(self, columns: Iterable[str]) -> None:
+        """Tell the system that these columns of metadata will be read, where the segment has them."""
+        folders = [f"documents/metadata/{component(name)}" for name in columns if name in self.columns]
+        self.expect(f"{folder}/{part}" for folder in folders for part in ("bytes", "offsets"))
 
     def expect_tokens(self, site: str) -> None:
         """Tell the system that the scores of some tokens at a site will be read, with what says which tokens count."""
@@ -155,6 +193,10 @@ class StoredSegment:
     def counted_tokens(self) -> Array:
         """Return how many tokens of each document count in aggregates, uint32 [M]: what means divide by."""
         return self._read("documents/num_counted")
+
+    def scored_tokens(self) -> Array:
+        """Return how many scored tokens each document has, uint32 [M]."""
+        return self._read("documents/num_tokens")
 
     def objective_values(self) -> dict[str, Array]:
         """Return the value of each objective for each document, float64 [M], without reading texts.
@@ -179,6 +221,10 @@ class StoredSegment:
         """Return the metadata columns, all or those of the named ones that exist, one JSON value per document."""
         return {name: self._read_json(name) for name in self.columns if columns is None or name in columns}
 
+    def metadata_texts(self) -> dict[str, list[JsonText]]:
+        """Return the metadata columns as the JSON texts that they are stored as."""
+        return {name: list(map(JsonText, self._read_strings(f"metadata/{component(name)}"))) for name in self.columns}
+
     def site(self, name: str) -> StoredSite:
         """Return the scores of one site.
 
@@ -189,9 +235,8 @@ class StoredSegment:
             widths = {site["name"]: int(site["num_latents"]) for site in self._summary.facts["sites"]}
             if name not in widths:
                 raise QueryError(f"{self.label} has no site {name!r}; it has {', '.join(widths)}")
-            place = f"sites/{component(name)}"
             self._sites[name] = StoredSite(
-                open_array=partial(self._site_array, place),
+                open_array=partial(self._site_array, name, widths[name]),
                 label=f"{self.label}, site {name}",
                 name=name,
                 objectives=self._summary.facts["objectives"],
@@ -205,33 +250,40 @@ class StoredSegment:
 
     @cached_property
     def _record(self) -> CommitRecord:
-        try:
-            return read_record(record_path(self._store, self.index))
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{self.label}: its commit record is no longer there; `gradsae repair` has dropped it: open the store "
-                "again"
-            ) from error
+        record = self._records.find(self.index, self._summary.folder)
+        if record is None:
+            raise BusyError(
+                f"{self.label}: its commit record is no longer there; `gradsae repair` has dropped it, or another "
+                "segment was put in its place: open the store again"
+            )
+        return record
 
     def _array(self, path: str) -> StoredArray:
         if path not in self._arrays:
-            self._arrays[path] = SegmentArray(self, path)
+            self._arrays[path] = SegmentArray(self, "", path, self._sizes)
         return self._arrays[path]
 
-    def _site_array(self, place: str, path: str) -> StoredArray:
-        return SegmentArray(self, f"{place}/{path}")
+    def _site_array(self, name: str, num_latents: int, path: str) -> StoredArray:
+        nonzeros = self._summary.facts["counts"]["nnz"][name]
+        sizes = {**self._sizes, "latent": num_latents, "nonzero": nonzeros}
+        return SegmentArray(self, f"sites/{component(name)}/", path, sizes)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"token": self.num_tokens, "document": self.num_documents}
 
     def _read(self, path: str) -> Array:
         return self._array(path).read()
 
     def _read_strings(self, name: str) -> list[str]:
-        return decode_strings(self._read(f"documents/{name}/bytes"), self._read(f"documents/{name}/offsets"))
+        data, offsets = self._read(f"documents/{name}/bytes"), self._read(f"documents/{name}/offsets")
+        return decode_strings(data, offsets, f"{self.label}, documents/{name}")
 
     def _read_string(self, name: str, slot: int) -> str:
         offsets = self._array(f"documents/{name}/offsets").read(slot, slot + 2)
         data = self._array(f"documents/{name}/bytes").read(int(offsets[0]), int(offsets[1]))
-        return decode_strings(data, offsets - offsets[0])[0]
+        return decode_strings(data, offsets - offsets[0], f"{self.label}, documents/{name}")[0]
 
     def _read_json(self, column: str) -> list[Any]:
         folder = f"documents/metadata/{component(column)}"
-        return decode_json(self._read(f"{folder}/bytes"), self._read(f"{folder}/offsets"))
+        return decode_json(self._read(f"{folder}/bytes"), self._read(f"{folder}/offsets"), f"{self.label}, {folder}")

@@ -4,12 +4,14 @@ Nothing but records and sidecars is read, so it costs milliseconds for a store o
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from html import escape
 from typing import Any
 
 from gradsae_fast.errors import GradsaeError
 from gradsae_fast.store.certificate import Agreement, read_certificate
+from gradsae_fast.store.generations import Generation
 from gradsae_fast.store.reader import ScoreStore
 
 # Control characters, the marks and overrides of direction, zero width characters, lone surrogates.
@@ -33,18 +35,29 @@ def _isolated(text: str) -> str:
 
 
 def _lines(store: ScoreStore) -> Iterator[tuple[str, str]]:
-    config = store.run.get("config", {})
     state = "complete" if store.is_complete else "incomplete: run the same extract command again"
-    yield "segments", f"{len(store.segments):,} of {store.num_segments:,} committed; {state}"
-    yield "model", _named(config.get("model", {}).get("path"), store.identity.get("model", {}).get("dtype"))
+    revised = f", in {len(store.segments):,} now" if store.num_revisions else ""
+    yield "segments", f"{len(store.committed):,} of {store.num_segments:,} committed{revised}; {state}"
+    yield "model", _readable(lambda: _model_line(store))
     for site in store.sites:
-        yield "SAE", _site_line(store, site)
-    corpus = _named(config.get("corpus", {}).get("path"))
-    yield "corpus", f"{corpus}: {store.num_documents:,} documents, {store.num_tokens:,} tokens"
+        yield "SAE", _readable(partial(_site_line, store, site))
+    counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens"
+    yield "corpus", f"{_readable(partial(_corpus_line, store.run))}: {counts}"
+    for generation in store.generations[1:]:
+        yield "appended", _readable(partial(_corpus_line, generation.run))
     objectives = ", ".join(store.objectives) or "none yet"
     yield "objective", f"{objectives}; positive influence: the latent's presence raises it"
     yield "gate", _readable(lambda: _gate_line(store.facts("gate")))
     yield "certificate", _readable(lambda: _certificate_line(store))
+
+
+def _model_line(store: ScoreStore) -> str:
+    path = store.run.get("config", {}).get("model", {}).get("path")
+    return _named(path, store.identity.get("model", {}).get("dtype"))
+
+
+def _corpus_line(run: Mapping[str, Any]) -> str:
+    return _named(run.get("config", {}).get("corpus", {}).get("path"))
 
 
 def _named(*facts: Any) -> str:
@@ -63,10 +76,10 @@ def _site_line(store: ScoreStore, site: str) -> str:
 
 
 def _readable(line: Callable[[], str]) -> str:
-    """The line, or why it cannot be read: showing a store never fails."""
+    """The line, or why it cannot be read: showing a store never fails, whatever its documents hold."""
     try:
         return line()
-    except GradsaeError as error:
+    except (GradsaeError, AttributeError, KeyError, TypeError, ValueError) as error:
         return f"unreadable: {error}"
 
 
@@ -94,3 +107,26 @@ def _agreement(row: Agreement) -> str:
     )
     of = "latent at a token" if row.scores == "pairs" else "latent in a document"
     return f"{row.objective}, {of}: Spearman {spearman}, same sign {sign} over {row.samples} exact ablations"
+
+
+def generation_facts(store: ScoreStore, generation: Generation) -> dict[str, Any]:
+    """Return one corpus of a store and how much of it is there, as JSON values."""
+    segments = [segment for segment in store.segments if segment.index in generation.segments]
+    return {
+        "generation": generation.number,
+        "corpus": generation.run.get("config", {}).get("corpus", {}).get("path"),
+        "segments": len(segments),
+        "planned_segments": generation.num_segments,
+        "documents": sum(segment.num_documents for segment in segments),
+        "tokens": sum(segment.num_tokens for segment in segments),
+        "closed": generation.is_closed,
+    }
+
+
+def generation_line(facts: Mapping[str, Any]) -> str:
+    """Return a line about what `generation_facts` found."""
+    state = "; merged with documents dropped or segments compacted: not to be resumed" if facts["closed"] else ""
+    return (
+        f"{facts['generation']}: {facts['corpus'] or 'not recorded'}; {facts['segments']} of "
+        f"{facts['planned_segments']} segments, {facts['documents']} documents, {facts['tokens']} tokens{state}"
+    )

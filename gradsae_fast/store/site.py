@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.records import SparseScores
 from gradsae_fast.store.arrays import StoredArray
 from gradsae_fast.store.inverted import tokens_of_gaps
@@ -79,11 +79,13 @@ class StoredSite:
         stop = self.num_tokens if stop is None else stop
         if not 0 <= start <= stop <= self.num_tokens:
             raise QueryError(f"{self._label}: tokens {start} to {stop}; expected a range inside 0 to {self.num_tokens}")
-        edges = self._array("by_token/indptr").read(start, stop + 1)
+        edges = self._borders("by_token/indptr", self._array("by_token/indptr").read(start, stop + 1))
         first, last = int(edges[0]), int(edges[-1])
+        for path in ("indices", "activation", *(path_of("projection/{objective}", name) for name in self.objectives)):
+            self._array(f"by_token/{path}").expect(first, last)
         return SparseScores(
             indptr=edges - first,
-            indices=self._array("by_token/indices").read(first, last).astype(np.int32),
+            indices=self._latents("by_token/indices", self._array("by_token/indices").read(first, last)),
             activation=self._array("by_token/activation").read(first, last),
             projections=self._projections("by_token", first, last),
             num_latents=self.num_latents,
@@ -100,6 +102,8 @@ class StoredSite:
             raise QueryError(f"latent {latent} of site {self.name}; expected 0 to {self.num_latents - 1}")
         first, last = int(self._latent_edges[latent]), int(self._latent_edges[latent + 1])
         tokens = tokens_of_gaps(self._array("by_latent/token_gap").read(first, last))
+        if len(tokens) and tokens[-1] >= self.num_tokens:
+            raise self._damaged("by_latent/token_gap", f"speaks of token {tokens[-1]} of {self.num_tokens}")
         activation = self._array("by_latent/activation").read(first, last)
         return tokens, activation, self._projections("by_latent", first, last)
 
@@ -109,10 +113,12 @@ class StoredSite:
         Raises:
             StoreError: damaged data.
         """
-        edges = self._latent_edges[start : stop + 1]
+        edges = self._borders("by_latent/indptr", self._latent_edges[start : stop + 1])
         first, last = int(edges[0]), int(edges[-1])
         total = np.concatenate([[0], tokens_of_gaps(self._array("by_latent/token_gap").read(first, last))])
         tokens = total[1:] - np.repeat(total[edges[:-1] - first], np.diff(edges))
+        if len(tokens) and tokens.max() >= self.num_tokens:
+            raise self._damaged("by_latent/token_gap", f"speaks of token {tokens.max()} of {self.num_tokens}")
         activation = self._array("by_latent/activation").read(first, last)
         return edges - first, tokens, activation, self._projections("by_latent", first, last)
 
@@ -151,13 +157,13 @@ class StoredSite:
         """
         group, specs = self._side("documents", DOCUMENT_SUMS, polarity)
         paths = self._paths(specs, columns)
-        whole = self._array(f"{group}/indptr").read()
+        whole = self._borders(f"{group}/indptr", self._array(f"{group}/indptr").read())
         chosen = np.arange(len(whole) - 1) if documents is None else documents
         starts, stops = _runs(chosen)
         rows = (whole[starts].tolist(), whole[stops].tolist())
         sums = DocumentSums(
             indptr=np.concatenate([[0], np.cumsum(np.diff(whole)[chosen])]),
-            indices=self._array(f"{group}/indices").read_ranges(*rows, np.int32),
+            indices=self._latents(f"{group}/indices", self._array(f"{group}/indices").read_ranges(*rows, np.int32)),
             columns={
                 name: self._array(f"{group}/{path}").read_ranges(*rows, np.float64) for name, path in paths.items()
             },
@@ -227,6 +233,24 @@ class StoredSite:
         if unknown:
             raise QueryError(f"{self._label} has no column {unknown[0]!r}; it has {', '.join(paths)}")
         return paths if wanted is None else {name: paths[name] for name in wanted}
+
+    def _borders(self, path: str, edges: Array) -> Array:
+        """Borders of rows, which ascend; that they lie inside is seen when rows are read."""
+        if (edges[1:] < edges[:-1]).any():
+            raise self._damaged(path, "has borders that do not ascend")
+        return edges
+
+    def _latents(self, path: str, ids: Array) -> Array:
+        """Latent ids as int32."""
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.num_latents:
+            raise self._damaged(path, f"speaks of latent {ids.max()} of {self.num_latents}")
+        return ids.astype(np.int32, copy=False)
+
+    def _damaged(self, path: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self._label}, {path} {what}; it is damaged or was not written by gradsae-fast: run `gradsae verify` on "
+            "the store, or copy it again from where it came"
+        )
 
     def _array(self, path: str) -> StoredArray:
         if path not in self._arrays:

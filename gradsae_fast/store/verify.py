@@ -1,34 +1,40 @@
 """Is every byte of a store still what was committed, and what to recompute where it is not."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from secrets import token_hex
+from itertools import islice
 
 from gradsae_fast.errors import FormatError, StoreError
+from gradsae_fast.store.ahead import expect
 from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray
-from gradsae_fast.store.commits import (
-    COMMITS,
-    ObjectRecord,
-    describe,
-    find_records,
-    missing_objects,
-    read_record,
-    record_path,
-)
-from gradsae_fast.store.described import FOLDER as DESCRIBED_FOLDER
+from gradsae_fast.store.bucket import BucketPath
+from gradsae_fast.store.claims import check_claims
+from gradsae_fast.store.commits import COMMITS, CommitRecord, find_records, missing_objects, read_record
 from gradsae_fast.store.described import described_record
-from gradsae_fast.store.dictionary import DICTIONARY, dictionary_record
-from gradsae_fast.store.durable import TEMPORARY, make_folder, read_document, storage_errors, sync
-from gradsae_fast.store.exact import FOLDER as EXACT_FOLDER
+from gradsae_fast.store.dictionary import dictionary_record
+from gradsae_fast.store.durable import LONGEST_DOCUMENT, TEMPORARY, read_document
+from gradsae_fast.store.effective import effective
+from gradsae_fast.store.exact import rooms as exact_rooms
 from gradsae_fast.store.facts import FACTS
-from gradsae_fast.store.identity import RUN_FILE, read_run
-from gradsae_fast.store.index import INDEX, index_records
-from gradsae_fast.store.lock import WriterLock
+from gradsae_fast.store.generations import GENERATIONS, read_generations, refuse_stray_segments
+from gradsae_fast.store.identity import RUN_FILE, RunRecord, read_run
+from gradsae_fast.store.index import index_records
+from gradsae_fast.store.links import PlainFolders, read_plain, refuse_links
+from gradsae_fast.store.objects import ObjectRecord, describe
+from gradsae_fast.store.place import Place, entries, key_below, place_of
+from gradsae_fast.store.revisions import (
+    COPIES,
+    REVISIONS,
+    listed_revisions,
+    read_revision,
+    read_revisions,
+    revision_copy,
+    revision_record,
+)
 
-DROPPED = "dropped"
+_MOST_GAPS = 100  # missing records that are named: a number in a file's name may be any
+DROPPED = "dropped"  # where `repair` moves the records that it takes out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class Fault:
         return f"{where}, {self.object}{chunk}: {self.what}"
 
 
-def verify(path: str | Path, quick: bool = False) -> list[Fault]:
+def verify(path: str | Place, quick: bool = False) -> list[Fault]:
     """Check a store and return what is wrong; an empty list means that nothing is.
 
     Args:
@@ -58,177 +64,206 @@ def verify(path: str | Path, quick: bool = False) -> list[Fault]:
         StoreError: not a store.
         FormatError: written by a newer release.
     """
-    store = Path(path)
+    store = place_of(str(path))  # with a client of its own, which has nothing in memory of what is to be checked
     if not (store / RUN_FILE).exists():
         read_run(store)
+    refuse_links(store)
+    revisions = list(_revision_faults(store))
     return [
         *_run_faults(store),
         *_dictionary_faults(store, quick),
         *_described_faults(store, quick),
         *_index_faults(store, quick),
-        *_segment_faults(store, quick),
+        *revisions,
+        *_segment_faults(store, quick, revised=not any(fault.object.startswith(REVISIONS) for fault in revisions)),
         *_exact_faults(store, quick),
     ]
 
 
-def repair(path: str | Path, *, tell: Callable[[str], None] | None = None) -> list[int]:
-    """Drop every segment that `verify` finds damaged, and return their numbers; the next run recomputes exactly those.
-
-    Commit records are moved to `dropped/`, those of the exact effects of a dropped segment too; nothing else that is
-    sound is touched. A damaged dictionary, sidecar, description, index or segment's exact effects are dropped too;
-    `tell` is told of each in a sentence, and how it is made again.
-
-    Raises:
-        StoreError: not a store, read-only, or a damaged `run.json`, which nothing can be recomputed from.
-        BusyError: another process writes to the store.
-    """
-    store = Path(path)
-    if not (store / RUN_FILE).exists():
-        read_run(store)
-    with storage_errors(store):
-        lock = WriterLock(store)
-        try:
-            return _drop(store, verify(store), tell or (lambda _: None))
-        finally:
-            lock.release()
-
-
-def _drop(store: Path, faults: list[Fault], tell: Callable[[str], None]) -> list[int]:
-    exact = store / EXACT_FOLDER
-    files = _damaged_files(store, faults)
-    damaged = {fault.segment for fault in faults if fault.segment is not None and not _in_exact(fault)}
-    inexact = damaged | {fault.segment for fault in faults if fault.segment is not None and _in_exact(fault)}
-    inexact = {index for index in inexact if record_path(exact, index).exists()}
-    paths = [record_path(store, index) for index in sorted(damaged)]
-    paths += [*files, *(record_path(exact, index) for index in sorted(inexact))]
-    for path in paths:
-        make_folder(store / DROPPED)
-        path.replace(store / DROPPED / f"{path.stem}-{token_hex(4)}{path.suffix}")
-        sync(path.parent)
-    if paths:
-        sync(store / DROPPED)
-    for path in files:
-        tell(f"dropped {path.relative_to(store)}; the command that wrote it writes it again")
-    if inexact:
-        numbers = ", ".join(map(str, sorted(inexact)))
-        tell(f"dropped the exact effects of segments {numbers}; extract with --exact-dense SHARE to measure them again")
-    return sorted(damaged)
-
-
-def _damaged_files(store: Path, faults: list[Fault]) -> list[Path]:
-    """The run's own files to drop, each once: sidecars, and the records of dictionary, description and index."""
-    records = {DICTIONARY: dictionary_record(store), DESCRIBED_FOLDER: described_record(store)}
-    records |= {f"{INDEX}/{path.stem}": path for path in index_records(store)}
-    files = []
-    for fault in faults:
-        if fault.object in (RUN_FILE, COMMITS):
-            raise StoreError(f"{fault}; it cannot be recomputed: restore it from a copy, or extract to a new folder")
-        if fault.segment is None:
-            folder, _, rest = fault.object.partition("/")
-            if folder == INDEX:  # it lies beside its record, in a folder named by the same generation
-                folder = f"{INDEX}/{re.split('[-.]', rest)[0]}"
-            files.append(records.get(folder, store / fault.object))
-    return list(dict.fromkeys(files))
-
-
-def _in_exact(fault: Fault) -> bool:
-    return fault.object.startswith(f"{EXACT_FOLDER}/")
-
-
-def _run_faults(store: Path) -> Iterator[Fault]:
+def _run_faults(store: Place) -> Iterator[Fault]:
     try:
-        read_run(store)
+        run = read_run(store)
     except FormatError:
         raise
     except StoreError as error:
         yield Fault(segment=None, object=RUN_FILE, chunk=None, what=str(error))
+    else:
+        yield from _generation_faults(store, run)
     if (store / FACTS).is_dir():
-        for path in sorted((store / FACTS).iterdir()):
+        for path in entries(store / FACTS):
             if not path.name.startswith(TEMPORARY):
                 yield from _document_faults(store, path)
 
 
-def _document_faults(store: Path, path: Path) -> Iterator[Fault]:
+def _generation_faults(store: Place, run: RunRecord) -> Iterator[Fault]:
+    """Records of generations that are damaged; where none is, what does not fit together."""
+    damaged = [fault for path in entries(store / GENERATIONS, "*.json") for fault in _document_faults(store, path)]
+    yield from damaged
+    if damaged:
+        return
+    try:
+        generations = read_generations(store, run)
+        if (store / COMMITS).is_dir():
+            refuse_stray_segments(store, generations, list(find_records(store)))
+    except FormatError:
+        raise
+    except StoreError as error:
+        yield Fault(segment=None, object=GENERATIONS, chunk=None, what=str(error))
+
+
+def _document_faults(store: Place, path: Place) -> Iterator[Fault]:
     try:
         read_document(path)
     except StoreError as error:
-        yield Fault(segment=None, object=str(path.relative_to(store)), chunk=None, what=str(error))
+        yield Fault(segment=None, object=key_below(path, store), chunk=None, what=str(error))
 
 
-def _dictionary_faults(store: Path, quick: bool) -> Iterator[Fault]:
+def _dictionary_faults(store: Place, quick: bool) -> Iterator[Fault]:
     path = dictionary_record(store)
     if path.exists():
         yield from _record_faults(store, None, path, quick)
 
 
-def _described_faults(store: Path, quick: bool) -> Iterator[Fault]:
+def _described_faults(store: Place, quick: bool) -> Iterator[Fault]:
     """Faults of what decoder rows say; none of tables that are replaced meanwhile."""
     path = described_record(store)
     if path.exists():
-        before = path.read_bytes()
+        before = _bytes(path)
         faults = list(_record_faults(store, None, path, quick))
-        if path.read_bytes() == before:
+        if _bytes(path) == before:
             yield from faults
 
 
-def _index_faults(store: Path, quick: bool) -> Iterator[Fault]:
+def _index_faults(store: Place, quick: bool) -> Iterator[Fault]:
     """Faults of the index; none of one that is made anew meanwhile."""
     for path in index_records(store):
         try:
-            before = path.read_bytes()
+            before = _bytes(path)
             faults = list(_record_faults(store, None, path, quick))
-            is_there = path.read_bytes() == before
+            is_there = _bytes(path) == before
         except FileNotFoundError:
             continue
         if is_there:
             yield from faults
 
 
-def _segment_faults(store: Path, quick: bool) -> Iterator[Fault]:
-    try:
-        records = find_records(store)
-    except FileNotFoundError:
-        yield Fault(segment=None, object=COMMITS, chunk=None, what="the folder is missing: half-copied?")
-        return
-    for index, path in records.items():
-        yield from _record_faults(store, index, path, quick)
+def _revision_faults(store: Place) -> Iterator[Fault]:
+    """Revision records that are missing or damaged, and copies that differ; where none is, what does not fit together.
 
-
-def _exact_faults(store: Path, quick: bool) -> Iterator[Fault]:
-    """Faults of the exact effects, each of the segment whose effects they are; none of what is deleted meanwhile."""
-    folder = store / EXACT_FOLDER
-    if not (folder / COMMITS).is_dir():
-        return
-    for index, path in find_records(folder).items():
+    A copy that is missing is no fault: a process may have been killed before it wrote it, and the next one does.
+    """
+    records, copies = listed_revisions(store, REVISIONS), listed_revisions(store, COPIES)
+    faults = []
+    gaps = (number for number in range(1, max(records | copies, default=0)) if number not in records | copies)
+    for number in sorted({*records, *copies, *islice(gaps, _MOST_GAPS)}):
+        record, copy = revision_record(store, number), revision_copy(store, number)
+        what = "is missing" if number not in records else _unreadable(record)
+        if what is not None:
+            faults.append(Fault(segment=None, object=f"{REVISIONS}/{record.name}", chunk=None, what=what))
+        elif number in copies and _bytes(copy) != _bytes(record):
+            faults.append(Fault(segment=None, object=f"{COPIES}/{copy.name}", chunk=None, what="is not its record"))
+    yield from faults
+    if records and not any(fault.object.startswith(REVISIONS) for fault in faults):
         try:
-            before = path.read_bytes()
-            faults = list(_record_faults(folder, index, path, quick))
-            is_there = path.read_bytes() == before
-        except FileNotFoundError:
-            continue
-        if is_there:
-            yield from (dataclasses.replace(fault, object=f"{EXACT_FOLDER}/{fault.object}") for fault in faults)
+            effective({}, read_revisions(store), store)
+        except StoreError as error:
+            yield Fault(segment=None, object=REVISIONS, chunk=None, what=str(error))
 
 
-def _record_faults(store: Path, index: int | None, path: Path, quick: bool) -> Iterator[Fault]:
-    name = str(path.relative_to(store))
+def _bytes(path: Place) -> bytes:
+    """A record's bytes, to see later whether it is still the same; of one that cannot be read, why."""
     try:
-        commit = read_record(path)
+        return read_plain(path, LONGEST_DOCUMENT)
+    except StoreError as error:
+        return str(error).encode()
+
+
+def _unreadable(record: Place) -> str | None:
+    try:
+        read_revision(record)
     except FormatError:
         raise
     except StoreError as error:
-        yield Fault(segment=index, object=name, chunk=None, what=str(error))
+        return str(error)
+    return None
+
+
+def _segment_faults(store: Place, quick: bool, *, revised: bool) -> Iterator[Fault]:
+    """Faults of the segments that readers see. Of those that were replaced, only the commit records are looked at.
+
+    Where the revisions cannot be read (not `revised`), nobody knows which these are: then of none more than the record.
+    """
+    try:
+        paths = find_records(store)
+    except FileNotFoundError:
+        yield Fault(segment=None, object=COMMITS, chunk=None, what="the folder is missing: half-copied?")
         return
+    replaced = effective({}, read_revisions(store), store) if revised else None
+    records: dict[int, CommitRecord] = {}
+    for index, path in paths.items():
+        record, faults = _read(store, index, path, is_segment=True)
+        yield from faults
+        if record is not None and replaced is not None and index not in replaced.replaced:
+            yield from _object_faults(store, index, record, quick)
+        records |= {} if record is None else {index: record}
+    if replaced is not None:
+        try:
+            effective(records, read_revisions(store), store)
+        except StoreError as error:
+            yield Fault(segment=None, object=REVISIONS, chunk=None, what=str(error))
+        for index, record in replaced.records.items():
+            yield from _object_faults(store, index, record, quick)
+
+
+def _exact_faults(store: Place, quick: bool) -> Iterator[Fault]:
+    """Faults of the exact effects, each of the segment whose effects they are; none of what is deleted meanwhile."""
+    for room in exact_rooms(store):
+        name = key_below(room, store)
+        for index, path in find_records(room).items():
+            try:
+                before = _bytes(path)
+                faults = list(_record_faults(room, index, path, quick))
+                is_there = _bytes(path) == before
+            except FileNotFoundError:
+                continue
+            if is_there:
+                yield from (dataclasses.replace(fault, object=f"{name}/{fault.object}") for fault in faults)
+
+
+def _record_faults(store: Place, index: int | None, path: Place, quick: bool) -> Iterator[Fault]:
+    commit, faults = _read(store, index, path)
+    yield from faults
+    if commit is not None:
+        yield from _object_faults(store, index, commit, quick)
+
+
+def _read(
+    store: Place, index: int | None, path: Place, *, is_segment: bool = False
+) -> tuple[CommitRecord | None, list[Fault]]:
+    """Read a record; None where it is not sound, and why."""
+    name = key_below(path, store)
+    try:
+        commit = read_record(path)
+        if is_segment and index is not None and commit.facts.get("segment") == index:
+            check_claims(commit.facts, index, path)
+    except FormatError:
+        raise
+    except StoreError as error:
+        return None, [Fault(segment=index, object=name, chunk=None, what=str(error))]
     if commit.facts.get("segment") != index:
-        yield Fault(segment=index, object=name, chunk=None, what=f"is the record of segment {commit.facts['segment']}")
-        return
+        what = f"is the record of segment {commit.facts.get('segment')}"
+        return None, [Fault(segment=index, object=name, chunk=None, what=what)]
+    return commit, []
+
+
+def _object_faults(store: Place, index: int | None, commit: CommitRecord, quick: bool) -> Iterator[Fault]:
     wrong = dict(missing_objects(store, commit))
     for key, what in wrong.items():
         yield Fault(segment=index, object=f"{commit.folder}/{key}", chunk=None, what=what)
     present = [record for record in commit.objects if record.key not in wrong]
     if quick:
         present = [record for record in present if record.key.endswith(METADATA)]
-    damaged = dict(_checksum_faults(store / commit.folder, present))
+    damaged = dict(_checksum_faults(store, commit.folder, present))
     intact = [record.key for record in present if record.key not in damaged]
     wrong |= damaged
     for key, what in damaged.items():
@@ -239,11 +274,15 @@ def _record_faults(store: Path, index: int | None, path: Path, quick: bool) -> I
             yield Fault(segment=index, object=f"{commit.folder}/{key}", chunk=chunk, what="does not decode")
 
 
-def _checksum_faults(folder: Path, records: list[ObjectRecord]) -> Iterator[tuple[str, str]]:
+def _checksum_faults(store: Place, folder: str, records: list[ObjectRecord]) -> Iterator[tuple[str, str]]:
     """Yield (key, what) of every object whose bytes are not the committed ones."""
+    plain = PlainFolders(store)
+    if isinstance(store, BucketPath):
+        expect(store / folder / record.key for record in records)
     for record in records:
         try:
-            got = describe(record.key, (folder / record.key).read_bytes())
+            plain.check(f"{folder}/{record.key}".rpartition("/")[0])
+            got = describe(record.key, read_plain(store / folder / record.key, record.length))
         except OSError as error:
             yield record.key, f"cannot be read ({error})"
             continue
@@ -253,7 +292,7 @@ def _checksum_faults(folder: Path, records: list[ObjectRecord]) -> Iterator[tupl
             yield record.key, f"sha256 is {got.sha256}, committed was {record.sha256}: exchanged with another object"
 
 
-def _damaged_chunks(folder: Path, key: str, wrong: dict[str, str]) -> list[int | None]:
+def _damaged_chunks(folder: Place, key: str, wrong: dict[str, str]) -> list[int | None]:
     """Return the chunks of a shard that do not decode; [None] where its index cannot be read.
 
     Empty for anything but a shard, and for a shard whose metadata is `wrong` itself.

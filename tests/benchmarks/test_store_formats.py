@@ -78,7 +78,9 @@ def test_a_store_written_again_holds_the_same_scores_at_its_precision(
 
 def test_the_parts_of_a_store_are_all_of_its_bytes(store: ScoreStore) -> None:
     parts = bytes_by_part(store)
-    assert sum(parts.values()) == sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+    assert sum(parts.values()) == sum(
+        path.stat().st_size for path in Path(str(store.path)).rglob("*") if path.is_file()
+    )
     assert set(parts) == set(PARTS)
     assert min(parts.values()) > 0
 
@@ -97,7 +99,7 @@ def test_a_ranking_has_no_error_against_itself_and_a_bounded_one_against_a_round
 
 
 def test_a_report_tells_every_format_at_every_precision(store: ScoreStore) -> None:
-    found = run(store.path, rounds=1, precisions=(7, 23))
+    found = run(Path(str(store.path)), rounds=1, precisions=(7, 23))
     text = page(found, "today")
     for form in FORMATS:
         assert f"| {form.name} |" in text

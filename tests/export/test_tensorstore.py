@@ -26,7 +26,7 @@ def read(folder: Path) -> Array:
 
 
 def test_tensorstore_reads_every_array_as_we_do(portable: ScoreStore) -> None:
-    folders = [path.parent for path in portable.path.rglob("zarr.json") if b'"array"' in path.read_bytes()]
+    folders = [path.parent for path in Path(str(portable.path)).rglob("zarr.json") if b'"array"' in path.read_bytes()]
     kinds = set()
     for folder in folders:
         ours, theirs = StoredArray(folder, str(folder)).read(), read(folder)
@@ -40,7 +40,7 @@ def test_tensorstore_reads_every_array_as_we_do(portable: ScoreStore) -> None:
 
 def test_scores_can_be_ranked_from_what_tensorstore_reads(portable: ScoreStore) -> None:
     segment = portable.segments[0]
-    site = Path(portable.path) / segment.commit["writer"]["folder"] / "sites" / SITE / "by_token"
+    site = Path(str(portable.path)) / segment.commit["writer"]["folder"] / "sites" / SITE / "by_token"
     scores = segment.site(SITE).by_token()
     influence_Z = read(site / "activation") * read(site / "projection" / OBJECTIVE)
     assert np.array_equal(influence_Z, scores.activation * scores.projections[OBJECTIVE])
@@ -49,7 +49,9 @@ def test_scores_can_be_ranked_from_what_tensorstore_reads(portable: ScoreStore) 
 
 
 def test_tensorstore_notices_a_flipped_bit(portable: ScoreStore, tmp_path: Path) -> None:
-    folder = next(path.parent for path in portable.path.rglob("zarr.json") if path.parent.name == "activation")
+    folder = next(
+        path.parent for path in Path(str(portable.path)).rglob("zarr.json") if path.parent.name == "activation"
+    )
     copy = tmp_path / "activation"
     copy.mkdir()
     for file in folder.iterdir():

@@ -18,6 +18,9 @@ from gradsae_fast.experiment.questions import read_questions
 from gradsae_fast.experiment.subject import Setting, load_subject
 from gradsae_fast.extract import extract
 from gradsae_fast.sae.formats import saelens
+from gradsae_fast.store import bucket
+from gradsae_fast.store.connection import connect
+from gradsae_fast.store.object_client import ObjectClient
 
 CHARACTERS = 700
 CONTEXTS = (
@@ -38,7 +41,9 @@ def workshop_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     make_model(folder / "model")
     (folder / "sae").symlink_to(ASSETS / "sae")
-    write_corpus(folder / "speeches.jsonl.gz")
+    write_corpus(folder / "speeches.jsonl.gz", slice(0, None, 4))
+    write_corpus(folder / "new-speeches.jsonl.gz", slice(1, 2))
+    write_corpus(folder / "others.jsonl.gz", slice(2, 3))
     write_questions(folder)
     for seed, name in enumerate(("sae-in", "sae-out")):
         write_small_sae(folder / name, seed)
@@ -50,13 +55,19 @@ def workshop_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workshop(workshop_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it as the current folder; the demo takes the short speeches too."""
+    """A copy of it as the current folder; the demo takes the short speeches too, and buckets are in memory."""
 
     def shorter(out: Path) -> ExtractConfig:
         config = whole(out)
         corpus = dataclasses.replace(config.corpus, path=str(workshop_once / "speeches.jsonl.gz"))
         return dataclasses.replace(config, corpus=corpus)
 
+    def in_memory(scheme: str, name: str) -> ObjectClient:
+        found = connect("memory", f"{tmp_path}-{name}")
+        found.url = f"{scheme}://{name}"
+        return found
+
+    monkeypatch.setattr(bucket, "connect", in_memory)
     whole = demo.demo_config
     monkeypatch.setattr(demo, "demo_config", shorter)
     folder = Path(shutil.copytree(workshop_once, tmp_path / "workshop", symlinks=True))
@@ -74,12 +85,12 @@ def make_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}), encoding="utf-8")
 
 
-def write_corpus(path: Path) -> None:
-    """The beginnings of three speeches of each party."""
+def write_corpus(path: Path, which: slice) -> None:
+    """The beginnings of some speeches of each party."""
     rows = [json.loads(line) for line in (ASSETS / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
     parties = [[row for row in rows if row["party"] == party] for party in ("Republican", "Democratic")]
     with gzip.open(path, "wt", encoding="utf-8") as file:
-        for row in [row for of_party in parties for row in of_party[::4]]:
+        for row in [row for of_party in parties for row in of_party[which]]:
             file.write(json.dumps({**row, "text": row["text"][:CHARACTERS]}) + "\n")
 
 

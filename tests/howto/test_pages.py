@@ -13,6 +13,7 @@ from gradsae_fast.cli import app
 PAGES = sorted((Path(gradsae_fast.__file__).parent / "howto").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINES = 60
+OF_NO_VERB = {"s3", "many-machines"}  # where a store lies is a matter of every verb, who writes it of two
 
 
 SAVED = {"toml": "run.toml", "csv": "labels.csv"}  # a block of such a language is the file that commands then name
@@ -76,7 +77,7 @@ def test_every_verb_has_a_page() -> None:
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     verbs |= {str(group.name) for group in app.registered_groups}
     together = {"verify": "verify-repair", "repair": "verify-repair"}
-    assert {together.get(verb, verb) for verb in verbs} == {page.stem for page in PAGES}
+    assert {together.get(verb, verb) for verb in verbs} | OF_NO_VERB == {page.stem for page in PAGES}
 
 
 def test_the_readme_shows_commands_that_work(workshop: Path) -> None:

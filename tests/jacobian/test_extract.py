@@ -367,8 +367,8 @@ def test_questions_that_make_no_sense_are_refused(configure_jacobian: ConfigureJ
         ({"sae": [{"path": "x", "site": LOWER}]}, "needs two SAEs"),
         ({"sae": [{"path": "x", "site": LOWER}, {"path": "y", "site": LOWER}]}, f"both SAEs are at {LOWER}"),
         ({"score": {"preset": "paper"}}, "only sink_norm_ratio and mask_token_ids have an effect"),
-        ({"run": {"exact_dense": 0.2}}, "exact_dense and patch_column have no effect"),
-        ({"corpus": {"patch_column": "patch"}}, "exact_dense and patch_column have no effect"),
+        ({"run": {"exact_dense": 0.2}}, "exact_dense, patch_column and append have no effect"),
+        ({"corpus": {"patch_column": "patch"}}, "exact_dense, patch_column and append have no effect"),
     ],
 )
 def test_settings_without_effect_are_refused(

@@ -74,9 +74,9 @@ def test_an_empty_folder_is_taken_and_missing_parents_are_made(
 
 def test_a_store_is_no_place_for_an_audit(store: ScoreStore) -> None:
     with pytest.raises(ConfigError, match="lies in the store"):
-        write_report(store, store.path / "audit")
+        write_report(store, str(store.path / "audit"))
     with pytest.raises(ConfigError, match="no audit wrote"):
-        write_report(store, store.path)
+        write_report(store, str(store.path))
 
 
 def test_an_error_in_the_middle_leaves_the_old_audit_and_nothing_else(

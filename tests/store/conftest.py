@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from gradsae_fast.store import ScoreWriter
+from tests.store.corpora import CORPORA, write_at_once, write_corpus
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 OpenWriter = Callable[..., ScoreWriter]
+CopyOf = Callable[..., Path]
 
 
 @pytest.fixture
@@ -37,6 +39,26 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.write_dictionary(["the", " of", "\udce9"], {SITE: np.arange(64, dtype=np.float32)})
         writer.write_facts("gate", {"passed": True})
     return path
+
+
+@pytest.fixture(scope="session")
+def corpora_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The originals of `copy_of`."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for corpus in CORPORA:
+        write_corpus(folder / corpus, corpus)
+    write_at_once(folder / "whole")
+    return folder
+
+
+@pytest.fixture
+def copy_of(corpora_once: Path, tmp_path: Path) -> CopyOf:
+    """A complete store of one corpus, or of the "whole" of them, below `tmp_path`, under its own or another name."""
+
+    def copy(corpus: str, name: str | None = None) -> Path:
+        return Path(shutil.copytree(corpora_once / corpus, tmp_path / (name or corpus)))
+
+    return copy
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_verify_repair_and_resume_leave_a_certificate_alone(
 
 def test_a_damaged_certificate_is_found_and_repair_drops_it_alone(finished: Path, certificate: Certificate) -> None:
     write_certificate(finished, certificate)
-    path = facts_path(finished, "certificate")
+    path = Path(str(facts_path(finished, "certificate")))
     path.write_bytes(path.read_bytes().replace(b"0.25", b"0.95"))
     assert [fault.object for fault in verify(finished, quick=True)] == ["facts/certificate.json"]
     assert repair(finished) == []

@@ -72,7 +72,7 @@ def test_a_chunk_comes_back_bit_for_bit_and_crc32c_is_last(profile: str, dtype: 
     codec = chunk_codec(profile, values.dtype, len(values))
     assert codec.metadata[-1] == {"name": "crc32c"}
     data = codec.encode(values)
-    assert chunk_decoder(codec.metadata, values.dtype)(data).tobytes() == values.tobytes()
+    assert chunk_decoder(codec.metadata, values.dtype, len(values))(data).tobytes() == values.tobytes()
     assert codec.encode(values) == data
 
 
@@ -80,7 +80,7 @@ def test_an_unknown_profile_or_chain_is_refused() -> None:
     with pytest.raises(StoreError, match="profile is 'zip'; expected one of compact, portable"):
         chunk_codec("zip", np.dtype("float32"), 1)
     with pytest.raises(StoreError, match=r"codec chain \['bytes'\]"):
-        chunk_decoder([{"name": "bytes"}], np.dtype("float32"))
+        chunk_decoder([{"name": "bytes"}], np.dtype("float32"), 1)
 
 
 def test_a_checksum_that_does_not_match_is_an_error() -> None:

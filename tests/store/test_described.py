@@ -140,7 +140,7 @@ def test_a_half_copied_folder_is_refused_with_a_remedy(finished: Path) -> None:
 def test_a_newer_format_is_refused(finished: Path) -> None:
     publish_described(finished, {SITE: make_described()}, "compact")
     path = described_record(finished)
-    path.write_bytes(document_bytes({**read_document(path), "format_version": 2}))
+    Path(str(path)).write_bytes(document_bytes({**read_document(path), "format_version": 2}))
     with pytest.raises(FormatError, match="format version 2"):
         read_described(finished, SITE)
 

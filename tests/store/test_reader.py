@@ -241,7 +241,7 @@ def test_only_committed_segments_are_seen(open_writer: OpenWriter) -> None:
         empty = open_scores(writer.path)
         assert (empty.sites, empty.segments, empty.is_complete) == ([], [], False)
         writer.write(make_segment(2))
-        (writer.path / "segments" / "000000-feed").mkdir()
+        Path(str(writer.path), "segments", "000000-feed").mkdir()
         store = open_scores(writer.path)
     assert [segment.index for segment in store.segments] == [2]
     assert not store.is_complete
@@ -318,9 +318,9 @@ def test_one_document_is_read_alone(finished: Path) -> None:
     assert list(segment.metadata(["Party", "none"])) == segment.columns == ["Party"]
 
 
-@pytest.mark.parametrize("name", ["run.json", "commits/000001.json"])
-def test_a_newer_format_is_refused_with_both_versions(finished: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "known"), [("run.json", "1 and 2"), ("commits/000001.json", "1")])
+def test_a_newer_format_is_refused_with_both_versions(finished: Path, name: str, known: str) -> None:
     document = read_document(finished / name)
-    (finished / name).write_bytes(document_bytes({**document, "format_version": 2}))
-    with pytest.raises(FormatError, match=r"format version 2; this release reads version 1: install"):
+    (finished / name).write_bytes(document_bytes({**document, "format_version": 3}))
+    with pytest.raises(FormatError, match=rf"format version 3; this release reads version {known}: install"):
         open_scores(finished)

@@ -160,6 +160,6 @@ def test_verify_and_repair_refuse_what_they_do_not_know(
     with open_writer(), pytest.raises(BusyError):
         repair(finished)
     document = read_document(finished / "run.json")
-    (finished / "run.json").write_bytes(document_bytes({**document, "format_version": 2}))
+    (finished / "run.json").write_bytes(document_bytes({**document, "format_version": 3}))
     with pytest.raises(FormatError):
         verify(finished)
