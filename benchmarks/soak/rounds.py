@@ -6,8 +6,12 @@ Every round extracts the demo's first DOCUMENTS speeches (CHARACTERS of each at 
 store, breaks off at a random moment as an error of the caller's would, runs the same extraction again, reads every byte
 back, asks a question, and deletes the store before it. Whatever a round leaves behind adds up. Prints a line of JSON
 about once a second, for the process that watches this one.
+
+All rounds share one tokenizer: `tokenizers` keeps the words that it has met for as long as its threads live, for every
+tokenizer that ever was (up to 10,000 words of each in each thread), which a run of one extraction never notices.
 """
 
+import functools
 import json
 import random
 import shutil
@@ -16,6 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from transformers import AutoTokenizer
 
 from gradsae_fast.config import ExtractConfig, config_from_tables
 from gradsae_fast.demo import ASSETS
@@ -116,4 +123,5 @@ def _store(folder: Path, number: int) -> Path:
 
 
 if __name__ == "__main__":
-    soak(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    with patch.object(AutoTokenizer, "from_pretrained", functools.cache(AutoTokenizer.from_pretrained)):
+        soak(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
