@@ -17,13 +17,8 @@ from gradsae_fast.store.bucket import BucketPath
 from gradsae_fast.store.place import Place
 
 MEASURED = "2026-11-23"
-TRIALS = {
-    "kills": 12_400,
-    "steps": 301,
-    "power cuts": 2_700,
-    "flips": 5_000,
-    "cuts": 85_521,
-}  # without a violation each
+# Without a violation each:
+TRIALS = {"kills": 12_400, "steps": 301, "power cuts": 2_700, "flips": 5_000, "cuts": 85_521}
 BUCKET = "bucket"
 MOUNTS = Path("/proc/self/mountinfo")
 
