@@ -15,7 +15,7 @@ import pytest
 
 from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, TokenTable
 from gradsae_fast.store import ScoreWriter, StoredSegment, open_scores, verify
-from gradsae_fast.store.codecs import round_significand
+from gradsae_fast.store.format.codecs import round_significand
 
 NUM_LATENTS = 16_384
 L0 = 64

@@ -13,7 +13,7 @@ from gradsae_fast.errors import ConfigError, StoreError
 from gradsae_fast.extract import ExtractReport, Progress, extract
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.place import Place
 
 _OF_ITS_CORPUS = ("path", "subset", "split", "max_documents")
 _OF_ITS_RUN = ("tokens_per_batch", "head_chunk_tokens", "threads")

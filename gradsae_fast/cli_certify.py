@@ -11,7 +11,7 @@ from gradsae_fast import render
 from gradsae_fast.cli_rank import FormatOption, OutputOption, Store
 
 if TYPE_CHECKING:
-    from gradsae_fast.store.certificate import Certificate
+    from gradsae_fast.store.sidecars.certificate import Certificate
 
 
 def certify(

@@ -6,7 +6,7 @@ import typer
 
 from gradsae_fast.cli_rank import Store
 from gradsae_fast.render import human_bytes
-from gradsae_fast.store.compact import TOKENS_PER_SEGMENT
+from gradsae_fast.store.changes.compact import TOKENS_PER_SEGMENT
 
 
 def compact(

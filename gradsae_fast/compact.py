@@ -1,8 +1,8 @@
 """Segments of a store compacted into fewer, and its index made anew."""
 
 from gradsae_fast.drop import index_complete
-from gradsae_fast.store.compact import TOKENS_PER_SEGMENT, CompactReport, compact_segments
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.changes.compact import TOKENS_PER_SEGMENT, CompactReport, compact_segments
+from gradsae_fast.store.places.place import Place
 
 
 def compact(

@@ -11,7 +11,7 @@ from gradsae_fast.extract import extract
 from gradsae_fast.progress import progress_bar
 from gradsae_fast.ranking import contrast, rank_tokens
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.place import Place
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 GROUPS = {"Republican": "party=Republican", "Democratic": "party=Democratic"}

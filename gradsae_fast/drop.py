@@ -7,8 +7,8 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.ranking.selection import keys_of, select
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.drop import DropReport, drop_documents
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.changes.drop import DropReport, drop_documents
+from gradsae_fast.store.places.place import Place
 
 
 def drop(

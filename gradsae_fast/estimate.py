@@ -20,7 +20,7 @@ from gradsae_fast.prepare import Prepared, prepare, with_sink_limits
 from gradsae_fast.probe import measure_medians, shortened
 from gradsae_fast.records import SegmentScores, TokenDocument
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store.places.place import place_of
 
 _PROBE_BATCHES = 2
 

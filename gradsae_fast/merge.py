@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import open_scores
-from gradsae_fast.store.merge import MergeReport, merge_segments
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.changes.merge import MergeReport, merge_segments
+from gradsae_fast.store.places.place import Place
 
 
 def merge(

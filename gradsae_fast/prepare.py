@@ -29,10 +29,10 @@ from gradsae_fast.sae.canonical import SaeFacts
 from gradsae_fast.sae.load import load_sae
 from gradsae_fast.score import BatchScores, SitedSae, begin_batch
 from gradsae_fast.sparse_code import kernels_for
-from gradsae_fast.store.facts import read_facts
-from gradsae_fast.store.generations import name_of_facts
-from gradsae_fast.store.layout import check_names
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store.format.layout import check_names
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.facts import read_facts
+from gradsae_fast.store.records.generations import name_of_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -19,10 +19,10 @@ from gradsae_fast.ranking.export import FORMATS
 from gradsae_fast.ranking.question import one_of
 from gradsae_fast.stages import MAIN
 from gradsae_fast.store import Fault, ScoreStore
-from gradsae_fast.store.certificate import read_certificate
-from gradsae_fast.store.layout import component
+from gradsae_fast.store.format.layout import component
 from gradsae_fast.store.promise import promise_facts, promise_of, sentences
 from gradsae_fast.store.show import generation_facts, generation_line
+from gradsae_fast.store.sidecars.certificate import read_certificate
 
 if TYPE_CHECKING:
     from gradsae_fast.estimate import Estimate

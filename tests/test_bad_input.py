@@ -21,7 +21,7 @@ from gradsae_fast.errors import BusyError, FormatError, IdentityError, ScoreErro
 from gradsae_fast.extract import Progress, extract
 from gradsae_fast.model.capture import _Run
 from gradsae_fast.records import Array, DocumentStatus, TokenMask
-from gradsae_fast.store.durable import document_bytes
+from gradsae_fast.store.places.durable import document_bytes
 from tests.terminal import gradsae
 
 Configure = Callable[..., ExtractConfig]

@@ -35,8 +35,8 @@ from gradsae_fast.sae.canonical import normalise_input
 from gradsae_fast.sae.reference import decode_dense, encode_dense
 from gradsae_fast.score import SitedSae
 from gradsae_fast.sparse_code import reconstruct
-from gradsae_fast.store.certificate import Certificate, read_certificate, write_certificate
-from gradsae_fast.store.facts import facts_path
+from gradsae_fast.store.records.facts import facts_path
+from gradsae_fast.store.sidecars.certificate import Certificate, read_certificate, write_certificate
 
 Configure = Callable[..., ExtractConfig]
 SMALL = Sampling(pairs=12, documents=3, latents_per_document=4, dense_share=0.5)

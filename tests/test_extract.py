@@ -26,7 +26,7 @@ from gradsae_fast.records import SegmentScores
 from gradsae_fast.sae.formats import saelens
 from gradsae_fast.score import score_batch
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.commits import CommitRecord
+from gradsae_fast.store.records.commits import CommitRecord
 
 Configure = Callable[..., ExtractConfig]
 WIDTH = 24  # of the tiny model

@@ -22,8 +22,8 @@ from gradsae_fast.ranking.question import resolve
 from gradsae_fast.report.marked import DOCUMENT_STEPS, LATENT_STEPS
 from gradsae_fast.report.numbers import short
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.certificate import Agreement, Certificate, write_certificate
-from gradsae_fast.store.facts import facts_path
+from gradsae_fast.store.records.facts import facts_path
+from gradsae_fast.store.sidecars.certificate import Agreement, Certificate, write_certificate
 
 HOSTILE = "</td><script>alert(1)</script> \u202egnp.exe\u202c \x00\x07 <img src=x onerror=alert(2)> &amp; end"
 TAGS = {"style", "div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "i", "mark", "span", "bdi"}

@@ -9,8 +9,8 @@ from typing import Any
 from gradsae_fast import open_scores, verify
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.extract import extract
-from gradsae_fast.store.commits import read_record
-from gradsae_fast.store.dictionary import dictionary_record
+from gradsae_fast.store.records.commits import read_record
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
 
 KILLS = 20
 

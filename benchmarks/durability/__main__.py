@@ -96,7 +96,7 @@ def _machine() -> str:
 def _code() -> str:
     """What is tried: the start of a digest of the store's sources."""
     sources = hashlib.sha256()
-    for path in sorted(Path(store.__file__).parent.glob("*.py")):
+    for path in sorted(Path(store.__file__).parent.rglob("*.py")):
         sources.update(path.read_bytes())
     return sources.hexdigest()[:12]
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.commits import COMMITS, read_record
-from gradsae_fast.store.described import described_record
-from gradsae_fast.store.dictionary import dictionary_record
-from gradsae_fast.store.identity import RUN_FILE
-from gradsae_fast.store.index import INDEX
-from gradsae_fast.store.lock import LOCK_FILE
+from gradsae_fast.store.places.lock import LOCK_FILE
+from gradsae_fast.store.records.commits import COMMITS, read_record
+from gradsae_fast.store.records.identity import RUN_FILE
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.described import described_record
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
+from gradsae_fast.store.sidecars.index import INDEX
 from gradsae_fast.store.verify import DROPPED
 
 _OF_AN_ATTEMPT = ("checksum", "run", "writer")  # fields of JSON documents that differ from start to start

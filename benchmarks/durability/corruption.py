@@ -21,8 +21,8 @@ from benchmarks.durability.everything import readings, write_everything
 from benchmarks.durability.outcome import Outcome
 from gradsae_fast.errors import GradsaeError
 from gradsae_fast.store import repair, verify
-from gradsae_fast.store.identity import RUN_FILE
-from gradsae_fast.store.lock import LOCK_FILE
+from gradsae_fast.store.places.lock import LOCK_FILE
+from gradsae_fast.store.records.identity import RUN_FILE
 
 FLIPS_PER_HEALING = 50
 # Without its record a segment is one that is still to be written, and a sidecar one that never was.

@@ -12,10 +12,10 @@ from benchmarks.durability.small_run import Acknowledge, ignore, write_all
 from gradsae_fast.ranking import rank_documents, rank_latents, rank_tokens
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.described import Described, publish_described
-from gradsae_fast.store.exact import ExactWriter
-from gradsae_fast.store.lock import locked
+from gradsae_fast.store.places.lock import locked
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.described import Described, publish_described
+from gradsae_fast.store.sidecars.exact import ExactWriter
 from tests.store.synthetic import SITE
 
 

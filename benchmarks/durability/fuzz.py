@@ -39,7 +39,7 @@ from gradsae_fast import (
     verify,
 )
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.certificate import read_certificate
+from gradsae_fast.store.sidecars.certificate import read_certificate
 from tests.store.crafted import touching_only
 from tests.store.synthetic import SITE
 

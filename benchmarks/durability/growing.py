@@ -8,7 +8,7 @@ from benchmarks.durability.everything import write_everything
 from benchmarks.durability.scenario import Scenario
 from benchmarks.durability.small_run import NUM_SEGMENTS, Acknowledge, ignore, small_segment
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.merge import merge_segments
+from gradsae_fast.store.changes.merge import merge_segments
 from tests.store.synthetic import IDENTITY, SITE
 
 CORPUS, NUM_APPENDED = "2c3d", 3

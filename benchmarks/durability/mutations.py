@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray, encode_array
-from gradsae_fast.store.codecs import add_checksum
-from gradsae_fast.store.commits import read_record
-from gradsae_fast.store.durable import document_bytes
-from gradsae_fast.store.layout import Array, ArraySpec
-from gradsae_fast.store.objects import describe
+from gradsae_fast.store.arrays.stored import METADATA, SHARD, StoredArray, encode_array
+from gradsae_fast.store.format.codecs import add_checksum
+from gradsae_fast.store.format.layout import Array, ArraySpec
+from gradsae_fast.store.places.durable import document_bytes
+from gradsae_fast.store.records.commits import read_record
+from gradsae_fast.store.records.objects import describe
 from tests.store.crafted import digest, places, signed
 from tests.store.synthetic import SITE
 

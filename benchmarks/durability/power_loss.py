@@ -17,8 +17,8 @@ from benchmarks.durability.disk import Disk, Recorder
 from benchmarks.durability.scenario import Expected, Scenario
 from benchmarks.durability.small_run import ignore
 from gradsae_fast.errors import GradsaeError
-from gradsae_fast.store import durable
-from gradsae_fast.store.lock import LOCK_FILE
+from gradsae_fast.store.places import durable
+from gradsae_fast.store.places.lock import LOCK_FILE
 
 CLONES_PER_RUN = 25
 

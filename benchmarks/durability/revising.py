@@ -4,8 +4,8 @@ from pathlib import Path
 
 from benchmarks.durability.everything import write_everything
 from benchmarks.durability.scenario import Scenario
-from gradsae_fast.store.compact import compact_segments
-from gradsae_fast.store.drop import drop_documents
+from gradsae_fast.store.changes.compact import compact_segments
+from gradsae_fast.store.changes.drop import drop_documents
 
 _DROPPED = ("0a1b-1-0", "0a1b-2-0", "0a1b-2-1")  # a document of one segment, and all those of another
 

@@ -19,7 +19,7 @@ from unittest import mock
 from benchmarks.durability.contents import contents, numbers, view
 from benchmarks.durability.small_run import Acknowledge, ignore, small_objects, write_all
 from gradsae_fast.store import open_scores, verify, writer
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

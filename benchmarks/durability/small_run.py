@@ -9,9 +9,9 @@ import numpy as np
 
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.arrays import encode_array
-from gradsae_fast.store.encoding import Encoding
-from gradsae_fast.store.layout import TOKENS
+from gradsae_fast.store.arrays.encoding import Encoding
+from gradsae_fast.store.arrays.stored import encode_array
+from gradsae_fast.store.format.layout import TOKENS
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 NUM_SEGMENTS = 4

@@ -18,7 +18,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from gradsae_fast import open_scores, verify
-from gradsae_fast.store.commits import find_records, read_record
+from gradsae_fast.store.records.commits import find_records, read_record
 
 _STALL_MINUTES = 2.0  # more than the start of a worker takes on a busy machine
 _PATIENCE = 900.0  # seconds for what takes a minute on a machine with nothing else to do

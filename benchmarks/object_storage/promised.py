@@ -15,8 +15,8 @@ from benchmarks.durability.contents import numbers
 from benchmarks.durability.small_run import NUM_SEGMENTS, small_segment
 from gradsae_fast.errors import GradsaeError
 from gradsae_fast.store import ScoreWriter, open_scores, verify
-from gradsae_fast.store.identity import RUN_FILE
-from gradsae_fast.store.place import Place, place_of
+from gradsae_fast.store.places.place import Place, place_of
+from gradsae_fast.store.records.identity import RUN_FILE
 from tests.store.synthetic import IDENTITY, SITE
 
 

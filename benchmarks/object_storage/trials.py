@@ -18,9 +18,10 @@ from benchmarks.object_storage.promised import Promised, repeat, unnamed, write
 from benchmarks.object_storage.proxy import Fault, Proxy, Request
 from benchmarks.object_storage.servers import BUCKET, Server, environment
 from gradsae_fast.errors import GradsaeError, StoreError
-from gradsae_fast.store import connection, open_scores
-from gradsae_fast.store.durable import TEMPORARY
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store import open_scores
+from gradsae_fast.store.places import connection
+from gradsae_fast.store.places.durable import TEMPORARY
+from gradsae_fast.store.places.place import place_of
 
 WRITING = (
     Fault.SLOW_DOWN,

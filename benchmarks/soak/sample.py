@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsae_fast.store.commits import COMMITS, SEGMENTS
-from gradsae_fast.store.durable import TEMPORARY
+from gradsae_fast.store.places.durable import TEMPORARY
+from gradsae_fast.store.records.commits import COMMITS, SEGMENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradsae_fast.records import Array, SegmentScores
 from gradsae_fast.store import ScoreStore, ScoreWriter, StoredSegment
-from gradsae_fast.store.codecs import round_significand
+from gradsae_fast.store.format.codecs import round_significand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,8 +17,8 @@ from scipy import sparse
 
 from benchmarks.store_formats.corpus import Scores
 from gradsae_fast.records import Array
-from gradsae_fast.store.arrays import StoredArray, encode_array
-from gradsae_fast.store.layout import BY_TOKEN, latent_dtype
+from gradsae_fast.store.arrays.stored import StoredArray, encode_array
+from gradsae_fast.store.format.layout import BY_TOKEN, latent_dtype
 
 Columns = Mapping[str, Array]
 DELPHI_SPLITS = 5  # ranges of latents, one file each; delphi's default

@@ -13,7 +13,7 @@ from benchmarks.store_formats.corpus import Scores, assert_same, read_scores, re
 from benchmarks.store_formats.formats import FORMATS, Format, check, size
 from gradsae_fast.records import SparseScores
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.codecs import PROFILES
+from gradsae_fast.store.format.codecs import PROFILES
 
 PARTS = ("ids", "row pointers", "activations", "projections", "latent-major", "sums", "tokens and texts", "records")
 _TOKEN_MAJOR = {"indices": "ids", "indptr": "row pointers", "activation": "activations", "projection": "projections"}

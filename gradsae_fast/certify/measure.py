@@ -21,9 +21,9 @@ from gradsae_fast.prepare import Prepared
 from gradsae_fast.ranking.units import effect_in_unit
 from gradsae_fast.records import Array
 from gradsae_fast.store import open_scores
-from gradsae_fast.store.certificate import Agreement, Certificate, write_certificate
-from gradsae_fast.store.lock import locked
-from gradsae_fast.store.place import Place as StorePlace
+from gradsae_fast.store.places.lock import locked
+from gradsae_fast.store.places.place import Place as StorePlace
+from gradsae_fast.store.sidecars.certificate import Agreement, Certificate, write_certificate
 
 
 def certify(

@@ -9,8 +9,8 @@ from gradsae_fast.errors import IdentityError, StoreError
 from gradsae_fast.model.objectives import ObjectiveFunction
 from gradsae_fast.prepare import Prepared, prepare, with_sink_limits
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.encoding import Encoding
-from gradsae_fast.store.identity import RunRecord, create_or_compare
+from gradsae_fast.store.arrays.encoding import Encoding
+from gradsae_fast.store.records.identity import RunRecord, create_or_compare
 
 
 def reopen(

@@ -17,9 +17,9 @@ from gradsae_fast.describe.origin import Origin, load_origin
 from gradsae_fast.errors import ModelError, QueryError
 from gradsae_fast.records import Array
 from gradsae_fast.store import Described, ScoreStore, open_scores
-from gradsae_fast.store.described import publish_described
-from gradsae_fast.store.lock import locked
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.lock import locked
+from gradsae_fast.store.places.place import Place
+from gradsae_fast.store.sidecars.described import publish_described
 
 NEIGHBOURS = 10
 Tell = Callable[[str], None]

@@ -20,7 +20,7 @@ from gradsae_fast.ranking import rank_latents
 from gradsae_fast.ranking.question import Question, check_latent, resolve
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.place import Place
 
 PROMOTED = 20  # tokens that input and output scores look at
 LATENTS = 20  # described where none are named

@@ -22,8 +22,8 @@ from gradsae_fast.engine.line import begin, new_tallies, score
 from gradsae_fast.engine.report import Progress
 from gradsae_fast.errors import EngineError, GradsaeError, StoreError
 from gradsae_fast.quality import Tally
-from gradsae_fast.store.facts import read_facts
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.facts import read_facts
 
 ATTEMPTS = 3  # at the same segments by the same worker, where something fails that is no deliberate error
 _OF_LOST_GPUS = ("CUDA error", "device-side assert", "unspecified launch failure")

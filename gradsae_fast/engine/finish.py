@@ -9,9 +9,9 @@ from secrets import token_bytes
 from gradsae_fast.errors import BusyError
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import open_scores
-from gradsae_fast.store.durable import create_exclusive, make_folder, storage_errors
-from gradsae_fast.store.index import INDEX
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.durable import create_exclusive, make_folder, storage_errors
+from gradsae_fast.store.places.place import Place
+from gradsae_fast.store.sidecars.index import INDEX
 
 _POLL_SECONDS = 0.2
 _CLAIM = "claim"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from gradsae_fast.errors import StoreError
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.store import open_scores
-from gradsae_fast.store.generations import check_comparable, generation_of_run, require_version_2
 from gradsae_fast.store.keys import KnownKeys, refuse_common
+from gradsae_fast.store.records.generations import check_comparable, generation_of_run, require_version_2
 
 
 def check_growth(prepared: Prepared) -> None:

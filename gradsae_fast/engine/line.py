@@ -26,11 +26,11 @@ from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch, Segment, TokenDocument
 from gradsae_fast.stages import each, record, span
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.dictionary import dictionary_record
-from gradsae_fast.store.durable import storage_errors
-from gradsae_fast.store.facts import read_facts
-from gradsae_fast.store.layout import check_names
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store.format.layout import check_names
+from gradsae_fast.store.places.durable import storage_errors
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.facts import read_facts
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
 
 Tell = Callable[[str], None]
 Documents = Iterator[tuple[Segment, list[TokenDocument]]]

@@ -23,9 +23,9 @@ from gradsae_fast.engine.finish import make_index
 from gradsae_fast.engine.report import ExtractReport, Progress
 from gradsae_fast.errors import EngineError, StoreError
 from gradsae_fast.quality import Tally
-from gradsae_fast.store.commits import find_records
-from gradsae_fast.store.facts import read_facts
-from gradsae_fast.store.place import Place, place_of
+from gradsae_fast.store.places.place import Place, place_of
+from gradsae_fast.store.records.commits import find_records
+from gradsae_fast.store.records.facts import read_facts
 
 STALL_MINUTES = 30.0
 _POLL_SECONDS = 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gradsae_fast.exact import ExactReport
 from gradsae_fast.stages import Recording
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

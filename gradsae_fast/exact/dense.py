@@ -22,10 +22,10 @@ from gradsae_fast.exact.effects import DocumentRemoval, Place, check_values, doc
 from gradsae_fast.prepare import Prepared
 from gradsae_fast.records import Array, counted_tokens
 from gradsae_fast.store import ScoreStore, StoredSegment, open_scores
-from gradsae_fast.store.exact import ExactWriter
-from gradsae_fast.store.generations import own_generation
-from gradsae_fast.store.lock import locked
-from gradsae_fast.store.place import place_of
+from gradsae_fast.store.places.lock import locked
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.generations import own_generation
+from gradsae_fast.store.sidecars.exact import ExactWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

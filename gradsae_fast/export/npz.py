@@ -34,7 +34,7 @@ from gradsae_fast.export.spool import Spool
 from gradsae_fast.export.target import Exported, check_count, refuse_folder, replacing
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.strings import decode_strings, encode_strings
+from gradsae_fast.store.arrays.strings import decode_strings, encode_strings
 
 _INT32_MAX = np.iinfo(np.int32).max
 _PREFIX = "row_"

@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from gradsae_fast.errors import QueryError
-from gradsae_fast.store.durable import TEMPORARY, storage_errors, sync
+from gradsae_fast.store.places.durable import TEMPORARY, storage_errors, sync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,8 @@ from gradsae_fast.prepare import Prepared, plan_facts, prepare, with_sink_limits
 from gradsae_fast.records import Array, Batch, SparseScores, TokenDocument, TokenMask, Window, empty_scores
 from gradsae_fast.score import BatchScores
 from gradsae_fast.sparse_code import Code
-from gradsae_fast.store.facts import read_facts, write_facts
-from gradsae_fast.store.place import disk_path_of
+from gradsae_fast.store.places.place import disk_path_of
+from gradsae_fast.store.records.facts import read_facts, write_facts
 
 PAIRS_PER_PASS = 8192
 LOWER, UPPER = "lower", "upper"

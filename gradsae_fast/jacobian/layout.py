@@ -18,10 +18,10 @@ import numpy as np
 from gradsae_fast.errors import StoreError
 from gradsae_fast.jacobian.edges import Edges, SegmentJacobian, sum_edges
 from gradsae_fast.records import Array, SparseScores, counted_tokens
-from gradsae_fast.store.arrays import encode_array, encode_group
-from gradsae_fast.store.codecs import round_significand
-from gradsae_fast.store.layout import LATENT, TOKENS, ArraySpec, latent_dtype
-from gradsae_fast.store.strings import encode_strings
+from gradsae_fast.store.arrays.stored import encode_array, encode_group
+from gradsae_fast.store.arrays.strings import encode_strings
+from gradsae_fast.store.format.codecs import round_significand
+from gradsae_fast.store.format.layout import LATENT, TOKENS, ArraySpec, latent_dtype
 
 SEGMENT_FORMAT = "gradsae.jacobian.segment"
 

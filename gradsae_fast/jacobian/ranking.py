@@ -24,7 +24,7 @@ from gradsae_fast.jacobian.store import JacobianStore, StoredJacobian, open_jaco
 from gradsae_fast.ranking.columns import text_column
 from gradsae_fast.ranking.question import one_of
 from gradsae_fast.records import Array
-from gradsae_fast.store.array_metadata import CHUNK_ELEMENTS
+from gradsae_fast.store.arrays.metadata import CHUNK_ELEMENTS
 
 EDGE_VALUES = ("absolute", "mean_absolute", "sum", "mean", "maximum", "count")
 TOKEN_VALUES = ("absolute", "value")

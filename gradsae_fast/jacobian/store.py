@@ -15,9 +15,20 @@ from gradsae_fast.jacobian.edges import SegmentJacobian
 from gradsae_fast.jacobian.layout import segment_facts, segment_objects
 from gradsae_fast.method import PRECISION_BITS
 from gradsae_fast.records import Array
-from gradsae_fast.store.arrays import StoredArray
-from gradsae_fast.store.codecs import PROFILES, check_choice
-from gradsae_fast.store.commits import (
+from gradsae_fast.store.arrays.stored import StoredArray
+from gradsae_fast.store.arrays.strings import decode_strings
+from gradsae_fast.store.format.codecs import PROFILES, check_choice
+from gradsae_fast.store.places.durable import (
+    TEMPORARY,
+    create_exclusive,
+    document_bytes,
+    read_document,
+    remove_temporaries,
+    storage_errors,
+)
+from gradsae_fast.store.places.lock import LOCK_FILE, WriterLock
+from gradsae_fast.store.places.place import disk_path_of
+from gradsae_fast.store.records.commits import (
     COMMITS,
     CommitRecord,
     find_records,
@@ -27,17 +38,6 @@ from gradsae_fast.store.commits import (
     read_record,
     remove_uncommitted,
 )
-from gradsae_fast.store.durable import (
-    TEMPORARY,
-    create_exclusive,
-    document_bytes,
-    read_document,
-    remove_temporaries,
-    storage_errors,
-)
-from gradsae_fast.store.lock import LOCK_FILE, WriterLock
-from gradsae_fast.store.place import disk_path_of
-from gradsae_fast.store.strings import decode_strings
 
 FORMAT, FORMAT_VERSION = "gradsae.jacobian", 1
 RUN_FILE = "run.json"

@@ -38,7 +38,7 @@ from gradsae_fast.ranking.selection import Selection, keys_of, select
 from gradsae_fast.ranking.tally import Tally, group_maximum, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.polarity import POLARITIES
+from gradsae_fast.store.format.polarity import POLARITIES
 from gradsae_fast.store.segment import StoredSegment
 
 KINDS = ("idle", "decisive")

@@ -10,7 +10,7 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.exact import ExactEffects, find_exact
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.polarity import POLARITIES, has_polarity
+from gradsae_fast.store.format.polarity import POLARITIES, has_polarity
 
 SUMS = ("influence", "positive", "absolute", "activation", "frequency")
 

@@ -22,7 +22,7 @@ from gradsae_fast.ranking.selection import Selection
 from gradsae_fast.ranking.tally import Tally, stored_name, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.ahead import announced
+from gradsae_fast.store.places.ahead import announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

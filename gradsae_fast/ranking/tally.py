@@ -24,7 +24,7 @@ from gradsae_fast.ranking.question import Question
 from gradsae_fast.ranking.selection import Selection
 from gradsae_fast.records import Array, SparseScores
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.polarity import turned
+from gradsae_fast.store.format.polarity import turned
 from gradsae_fast.store.segment import StoredSegment
 
 RUN_TOKENS = 1 << 14

@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 from gradsae_fast.errors import ConfigError
-from gradsae_fast.store.durable import storage_errors
+from gradsae_fast.store.places.durable import storage_errors
 
 MARKER = "audit.json"
 FORMAT = "gradsae.audit"

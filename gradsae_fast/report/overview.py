@@ -10,8 +10,8 @@ from gradsae_fast.report.charts import density_chart, scatter_chart, share_chart
 from gradsae_fast.report.contrasts import Contrast
 from gradsae_fast.report.numbers import count, number, signed
 from gradsae_fast.report.subject import DENSE, Subject
-from gradsae_fast.store.certificate import read_certificate
-from gradsae_fast.store.generations import Generation
+from gradsae_fast.store.records.generations import Generation
+from gradsae_fast.store.sidecars.certificate import read_certificate
 
 _SHOWN_COLUMNS = {
     "mean_a": ("mean of a", signed),

@@ -18,7 +18,7 @@ from gradsae_fast.report.contrasts import Contrasts, find_contrasts
 from gradsae_fast.report.groups import find_groups
 from gradsae_fast.report.labels import read_labels
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.described import Described
+from gradsae_fast.store.sidecars.described import Described
 
 DENSE = 0.2  # share of the counted tokens; a latent that fires on more has scores that are not to be trusted
 

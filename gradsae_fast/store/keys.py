@@ -12,10 +12,10 @@ from operator import itemgetter
 import numpy as np
 
 from gradsae_fast.errors import CorpusError
-from gradsae_fast.store.index import Placed, StoreIndex
-from gradsae_fast.store.layout import Array, ArraySpec, place
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.format.layout import Array, ArraySpec, place
+from gradsae_fast.store.places.place import Place
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.index import Placed, StoreIndex
 
 _STEP = 1 << 12
 _AT_ONCE = 1 << 16

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gradsae_fast.store.bucket import BucketPath
-from gradsae_fast.store.place import Place
+from gradsae_fast.store.places.bucket import BucketPath
+from gradsae_fast.store.places.place import Place
 
 MEASURED = "2026-11-23"
 # Without a violation each:

@@ -5,21 +5,21 @@ from functools import cached_property
 from typing import Any
 
 from gradsae_fast.errors import QueryError, StoreError
-from gradsae_fast.store.ahead import concurrently
-from gradsae_fast.store.commits import SEGMENTS, SegmentSummary, find_records, read_record
-from gradsae_fast.store.described import Described, read_described
-from gradsae_fast.store.dictionary import read_decoder_norms, read_tokens
-from gradsae_fast.store.effective import SegmentRecords, effective
-from gradsae_fast.store.exact import FOLDER, ExactDense, read_records
-from gradsae_fast.store.facts import read_facts
-from gradsae_fast.store.generations import Generation, read_generations, refuse_stray_segments
-from gradsae_fast.store.identity import RunRecord, read_run
-from gradsae_fast.store.index import StoreIndex, read_index
-from gradsae_fast.store.layout import Array
-from gradsae_fast.store.links import folders_in, refuse_links
-from gradsae_fast.store.place import Place, place_of
-from gradsae_fast.store.revisions import find_revisions, read_revision, read_revisions
+from gradsae_fast.store.format.layout import Array
+from gradsae_fast.store.places.ahead import concurrently
+from gradsae_fast.store.places.links import folders_in, refuse_links
+from gradsae_fast.store.places.place import Place, place_of
+from gradsae_fast.store.records.commits import SEGMENTS, SegmentSummary, find_records, read_record
+from gradsae_fast.store.records.effective import SegmentRecords, effective
+from gradsae_fast.store.records.facts import read_facts
+from gradsae_fast.store.records.generations import Generation, read_generations, refuse_stray_segments
+from gradsae_fast.store.records.identity import RunRecord, read_run
+from gradsae_fast.store.records.revisions import find_revisions, read_revision, read_revisions
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.described import Described, read_described
+from gradsae_fast.store.sidecars.dictionary import read_decoder_norms, read_tokens
+from gradsae_fast.store.sidecars.exact import FOLDER, ExactDense, read_records
+from gradsae_fast.store.sidecars.index import StoreIndex, read_index
 
 
 def open_scores(path: str | Place, *, use_index: bool = True) -> "ScoreStore":

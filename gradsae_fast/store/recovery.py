@@ -4,8 +4,11 @@ from functools import partial
 from pathlib import Path
 
 from gradsae_fast.errors import StoreError
-from gradsae_fast.store.ahead import concurrently
-from gradsae_fast.store.commits import (
+from gradsae_fast.store.places.ahead import concurrently
+from gradsae_fast.store.places.durable import TEMPORARY, remove_temporaries, remove_tree
+from gradsae_fast.store.places.lock import LOCK_FILE
+from gradsae_fast.store.places.place import Place
+from gradsae_fast.store.records.commits import (
     COMMITS,
     SEGMENTS,
     CommitRecord,
@@ -16,15 +19,12 @@ from gradsae_fast.store.commits import (
     remove_uncommitted,
     remove_unnamed,
 )
-from gradsae_fast.store.described import described_record
-from gradsae_fast.store.dictionary import dictionary_record
-from gradsae_fast.store.durable import TEMPORARY, remove_temporaries, remove_tree
-from gradsae_fast.store.effective import effective
-from gradsae_fast.store.exact import remove_stale
-from gradsae_fast.store.identity import RUN_FILE
-from gradsae_fast.store.lock import LOCK_FILE
-from gradsae_fast.store.place import Place
-from gradsae_fast.store.revisions import complete_copies, read_revisions
+from gradsae_fast.store.records.effective import effective
+from gradsae_fast.store.records.identity import RUN_FILE
+from gradsae_fast.store.records.revisions import complete_copies, read_revisions
+from gradsae_fast.store.sidecars.described import described_record
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
+from gradsae_fast.store.sidecars.exact import remove_stale
 
 
 def refuse_strangers(store: Place) -> None:

@@ -5,20 +5,14 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 
 from gradsae_fast.errors import StoreError
-from gradsae_fast.store.commits import COMMITS, find_records, read_record, record_path
-from gradsae_fast.store.described import FOLDER as DESCRIBED_FOLDER
-from gradsae_fast.store.described import described_record
-from gradsae_fast.store.dictionary import DICTIONARY, dictionary_record
-from gradsae_fast.store.durable import make_folder, move, storage_errors
-from gradsae_fast.store.effective import Effective, effective
-from gradsae_fast.store.exact import FOLDER as EXACT_FOLDER
-from gradsae_fast.store.exact import rooms
-from gradsae_fast.store.generations import GENERATIONS, read_generations
-from gradsae_fast.store.identity import RUN_FILE, read_run
-from gradsae_fast.store.index import INDEX, index_records
-from gradsae_fast.store.lock import WriterLock
-from gradsae_fast.store.place import Place, key_below, place_of
-from gradsae_fast.store.revisions import (
+from gradsae_fast.store.places.durable import make_folder, move, storage_errors
+from gradsae_fast.store.places.lock import WriterLock
+from gradsae_fast.store.places.place import Place, key_below, place_of
+from gradsae_fast.store.records.commits import COMMITS, find_records, read_record, record_path
+from gradsae_fast.store.records.effective import Effective, effective
+from gradsae_fast.store.records.generations import GENERATIONS, read_generations
+from gradsae_fast.store.records.identity import RUN_FILE, read_run
+from gradsae_fast.store.records.revisions import (
     REVISIONS,
     Revision,
     Withdrawal,
@@ -27,6 +21,12 @@ from gradsae_fast.store.revisions import (
     read_revisions,
     restore_revisions,
 )
+from gradsae_fast.store.sidecars.described import FOLDER as DESCRIBED_FOLDER
+from gradsae_fast.store.sidecars.described import described_record
+from gradsae_fast.store.sidecars.dictionary import DICTIONARY, dictionary_record
+from gradsae_fast.store.sidecars.exact import FOLDER as EXACT_FOLDER
+from gradsae_fast.store.sidecars.exact import rooms
+from gradsae_fast.store.sidecars.index import INDEX, index_records
 from gradsae_fast.store.verify import DROPPED, Fault, verify
 
 

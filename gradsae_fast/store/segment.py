@@ -10,16 +10,16 @@ from typing import Any
 
 from gradsae_fast.errors import BusyError, QueryError, StoreError
 from gradsae_fast.records import DocumentTable, TokenTable
-from gradsae_fast.store.ahead import expect
-from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray
-from gradsae_fast.store.commits import CommitRecord, SegmentSummary, missing_objects
-from gradsae_fast.store.declared import declared, mismatch
-from gradsae_fast.store.effective import SegmentRecords
-from gradsae_fast.store.layout import TOKENS, Array, component, path_of
-from gradsae_fast.store.links import PlainFolders
-from gradsae_fast.store.place import Place, below
-from gradsae_fast.store.site import StoredSite
-from gradsae_fast.store.strings import JsonText, decode_json, decode_strings
+from gradsae_fast.store.arrays.site import StoredSite
+from gradsae_fast.store.arrays.stored import METADATA, SHARD, StoredArray
+from gradsae_fast.store.arrays.strings import JsonText, decode_json, decode_strings
+from gradsae_fast.store.format.declared import declared, mismatch
+from gradsae_fast.store.format.layout import TOKENS, Array, component, path_of
+from gradsae_fast.store.places.ahead import expect
+from gradsae_fast.store.places.links import PlainFolders
+from gradsae_fast.store.places.place import Place, below
+from gradsae_fast.store.records.commits import CommitRecord, SegmentSummary, missing_objects
+from gradsae_fast.store.records.effective import SegmentRecords
 
 _TOKEN_COLUMNS = tuple(spec.name for spec in TOKENS)
 

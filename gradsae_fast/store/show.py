@@ -10,9 +10,9 @@ from html import escape
 from typing import Any
 
 from gradsae_fast.errors import GradsaeError
-from gradsae_fast.store.certificate import Agreement, read_certificate
-from gradsae_fast.store.generations import Generation
 from gradsae_fast.store.reader import ScoreStore
+from gradsae_fast.store.records.generations import Generation
+from gradsae_fast.store.sidecars.certificate import Agreement, read_certificate
 
 # Control characters, the marks and overrides of direction, zero width characters, lone surrogates.
 _UNSEEN = re.compile(

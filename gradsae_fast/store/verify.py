@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from itertools import islice
 
 from gradsae_fast.errors import FormatError, StoreError
-from gradsae_fast.store.ahead import expect
-from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray
-from gradsae_fast.store.bucket import BucketPath
-from gradsae_fast.store.claims import check_claims
-from gradsae_fast.store.commits import COMMITS, CommitRecord, find_records, missing_objects, read_record
-from gradsae_fast.store.described import described_record
-from gradsae_fast.store.dictionary import dictionary_record
-from gradsae_fast.store.durable import LONGEST_DOCUMENT, TEMPORARY, read_document
-from gradsae_fast.store.effective import effective
-from gradsae_fast.store.exact import rooms as exact_rooms
-from gradsae_fast.store.facts import FACTS
-from gradsae_fast.store.generations import GENERATIONS, read_generations, refuse_stray_segments
-from gradsae_fast.store.identity import RUN_FILE, RunRecord, read_run
-from gradsae_fast.store.index import index_records
-from gradsae_fast.store.links import PlainFolders, read_plain, refuse_links
-from gradsae_fast.store.objects import ObjectRecord, describe
-from gradsae_fast.store.place import Place, entries, key_below, place_of
-from gradsae_fast.store.revisions import (
+from gradsae_fast.store.arrays.stored import METADATA, SHARD, StoredArray
+from gradsae_fast.store.format.claims import check_claims
+from gradsae_fast.store.places.ahead import expect
+from gradsae_fast.store.places.bucket import BucketPath
+from gradsae_fast.store.places.durable import LONGEST_DOCUMENT, TEMPORARY, read_document
+from gradsae_fast.store.places.links import PlainFolders, read_plain, refuse_links
+from gradsae_fast.store.places.place import Place, entries, key_below, place_of
+from gradsae_fast.store.records.commits import COMMITS, CommitRecord, find_records, missing_objects, read_record
+from gradsae_fast.store.records.effective import effective
+from gradsae_fast.store.records.facts import FACTS
+from gradsae_fast.store.records.generations import GENERATIONS, read_generations, refuse_stray_segments
+from gradsae_fast.store.records.identity import RUN_FILE, RunRecord, read_run
+from gradsae_fast.store.records.objects import ObjectRecord, describe
+from gradsae_fast.store.records.revisions import (
     COPIES,
     REVISIONS,
     listed_revisions,
@@ -32,6 +28,10 @@ from gradsae_fast.store.revisions import (
     revision_copy,
     revision_record,
 )
+from gradsae_fast.store.sidecars.described import described_record
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
+from gradsae_fast.store.sidecars.exact import rooms as exact_rooms
+from gradsae_fast.store.sidecars.index import index_records
 
 _MOST_GAPS = 100  # missing records that are named: a number in a file's name may be any
 DROPPED = "dropped"  # where `repair` moves the records that it takes out

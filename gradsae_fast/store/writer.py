@@ -9,7 +9,16 @@ from typing import Any, Self
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.records import SegmentScores
-from gradsae_fast.store.commits import (
+from gradsae_fast.store.arrays.encoding import Encoding, segment_facts, segment_objects
+from gradsae_fast.store.changes.rewrite import leave_out
+from gradsae_fast.store.format.contracts import check_segment
+from gradsae_fast.store.format.layout import Array
+from gradsae_fast.store.keys import KnownKeys, refuse_common
+from gradsae_fast.store.places.durable import make_folder, probe_exclusive, storage_errors
+from gradsae_fast.store.places.lock import BEGINNING_SECONDS, WriterLock
+from gradsae_fast.store.places.place import Place, place_of
+from gradsae_fast.store.reader import open_scores
+from gradsae_fast.store.records.commits import (
     CommitRecord,
     find_records,
     is_own,
@@ -18,22 +27,13 @@ from gradsae_fast.store.commits import (
     record_path,
     settle,
 )
-from gradsae_fast.store.contracts import check_segment
-from gradsae_fast.store.dictionary import publish_dictionary
-from gradsae_fast.store.durable import make_folder, probe_exclusive, storage_errors
-from gradsae_fast.store.effective import Tombstones
-from gradsae_fast.store.encoding import Encoding, segment_facts, segment_objects
-from gradsae_fast.store.facts import keep_facts, read_facts, write_facts
-from gradsae_fast.store.generations import Generation, begin_generation
-from gradsae_fast.store.identity import RunRecord, read_run
-from gradsae_fast.store.keys import KnownKeys, refuse_common
-from gradsae_fast.store.layout import Array
-from gradsae_fast.store.lock import BEGINNING_SECONDS, WriterLock
-from gradsae_fast.store.objects import describe, digest_of
-from gradsae_fast.store.place import Place, place_of
-from gradsae_fast.store.reader import open_scores
+from gradsae_fast.store.records.effective import Tombstones
+from gradsae_fast.store.records.facts import keep_facts, read_facts, write_facts
+from gradsae_fast.store.records.generations import Generation, begin_generation
+from gradsae_fast.store.records.identity import RunRecord, read_run
+from gradsae_fast.store.records.objects import describe, digest_of
 from gradsae_fast.store.recovery import recover, refuse_strangers
-from gradsae_fast.store.rewrite import leave_out
+from gradsae_fast.store.sidecars.dictionary import publish_dictionary
 
 _SHARED_FACTS = ("sites", "objectives", "values")
 

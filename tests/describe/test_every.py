@@ -19,7 +19,7 @@ from gradsae_fast.describe.neighbours import nearest_rows
 from gradsae_fast.describe.origin import load_origin
 from gradsae_fast.errors import BusyError, QueryError
 from gradsae_fast.extract import extract
-from gradsae_fast.store.lock import locked
+from gradsae_fast.store.places.lock import locked
 
 SITE = "model.layers.1"
 

@@ -26,8 +26,8 @@ from gradsae_fast.extract import extract
 from gradsae_fast.model.sites import Wiring
 from gradsae_fast.ranking import query_of
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.durable import document_bytes
-from gradsae_fast.store.facts import facts_path
+from gradsae_fast.store.places.durable import document_bytes
+from gradsae_fast.store.records.facts import facts_path
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from gradsae_fast.engine.finish import make_index
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreWriter, open_scores, verify
-from gradsae_fast.store.place import Place, place_of
+from gradsae_fast.store.places.place import Place, place_of
 from tests.store.synthetic import IDENTITY, make_segment
 
 

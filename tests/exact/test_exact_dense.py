@@ -33,9 +33,9 @@ from gradsae_fast.sae.reference import decode_dense, encode_dense
 from gradsae_fast.score import SitedSae
 from gradsae_fast.sparse_code import reconstruct
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store import exact as sidecars
-from gradsae_fast.store.durable import document_bytes, read_document
-from gradsae_fast.store.lock import locked
+from gradsae_fast.store.places.durable import document_bytes, read_document
+from gradsae_fast.store.places.lock import locked
+from gradsae_fast.store.sidecars import exact as sidecars
 
 Configure = Callable[..., ExtractConfig]
 SHARE = 0.62
@@ -323,7 +323,7 @@ def test_effects_that_vanish_while_they_are_read_are_not_damage(
 ) -> None:
     """Before its record is read, and between its record and its objects."""
     store = open_scores(measured)
-    monkeypatch.setattr(f"gradsae_fast.store.exact.{name}", deleting(measured, getattr(sidecars, name)))
+    monkeypatch.setattr(f"gradsae_fast.store.sidecars.exact.{name}", deleting(measured, getattr(sidecars, name)))
     exact = store.exact_dense()
     assert exact is not None
     assert exact.missing == (0,)

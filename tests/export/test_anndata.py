@@ -14,7 +14,7 @@ from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.export import to_csr, write_anndata
 from gradsae_fast.ranking import contrast, rank_latents
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.described import Described
+from gradsae_fast.store.sidecars.described import Described
 from tests.export.conftest import ASKED, HOSTILE, OBJECTIVE, SITE, write
 from tests.ranking.conftest import NUM_LATENTS, World, make_segments
 

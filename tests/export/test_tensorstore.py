@@ -8,7 +8,7 @@ import tensorstore
 
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.arrays import StoredArray
+from gradsae_fast.store.arrays.stored import StoredArray
 from tests.export.conftest import OBJECTIVE, SITE, write
 from tests.ranking.conftest import make_segments, make_world
 

@@ -18,9 +18,9 @@ from gradsae_fast.experiment.questions import read_questions
 from gradsae_fast.experiment.subject import Setting, load_subject
 from gradsae_fast.extract import extract
 from gradsae_fast.sae.formats import saelens
-from gradsae_fast.store import bucket
-from gradsae_fast.store.connection import connect
-from gradsae_fast.store.object_client import ObjectClient
+from gradsae_fast.store.places import bucket
+from gradsae_fast.store.places.connection import connect
+from gradsae_fast.store.places.object_client import ObjectClient
 
 CHARACTERS = 700
 CONTEXTS = (

@@ -25,8 +25,8 @@ from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.states import hidden_states
 from gradsae_fast.records import Batch, TokenMask, Window
 from gradsae_fast.sae.load import load_sae
-from gradsae_fast.store.facts import read_facts
 from gradsae_fast.store.reader import open_scores
+from gradsae_fast.store.records.facts import read_facts
 
 Configure = Callable[..., ExtractConfig]
 ConfigureJacobian = Callable[..., ExtractConfig]

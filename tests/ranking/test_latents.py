@@ -10,7 +10,7 @@ from gradsae_fast.ranking import query_of, rank_latents
 from gradsae_fast.ranking.tally import RUN_TOKENS
 from gradsae_fast.records import SparseScores
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.site import StoredSite
+from gradsae_fast.store.arrays.site import StoredSite
 
 if TYPE_CHECKING:
     from tests.ranking.conftest import MakeStore, World

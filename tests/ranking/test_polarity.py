@@ -15,7 +15,8 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.extract import extract
 from gradsae_fast.ranking import query_of
 from gradsae_fast.records import Array, SparseScores
-from gradsae_fast.store import ScoreStore, StoredSite, encoding
+from gradsae_fast.store import ScoreStore, StoredSite
+from gradsae_fast.store.arrays import encoding
 from tests.ranking.conftest import MakeStore, World, make_world
 
 UNSIGNED, SIGNED = "model.layers.3", "model.layers.5"

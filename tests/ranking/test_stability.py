@@ -13,7 +13,7 @@ from gradsae_fast.ranking import query_of, rank_latents, stability
 from gradsae_fast.ranking.stability import Draws, rank_stability
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.exact import ExactWriter
+from gradsae_fast.store.sidecars.exact import ExactWriter
 
 if TYPE_CHECKING:
     from tests.ranking.conftest import MakeStore, World

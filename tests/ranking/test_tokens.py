@@ -7,7 +7,7 @@ from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking import query_of, rank_latents, rank_tokens
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.site import StoredSite
+from gradsae_fast.store.arrays.site import StoredSite
 
 if TYPE_CHECKING:
     from tests.ranking.conftest import MakeStore, World

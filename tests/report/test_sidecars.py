@@ -12,9 +12,9 @@ from gradsae_fast import open_scores, rank_latents, rank_tokens
 from gradsae_fast.report import write_report
 from gradsae_fast.report.numbers import number, signed
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.certificate import Agreement, Certificate, write_certificate
-from gradsae_fast.store.described import Described, publish_described
-from gradsae_fast.store.facts import write_facts
+from gradsae_fast.store.records.facts import write_facts
+from gradsae_fast.store.sidecars.certificate import Agreement, Certificate, write_certificate
+from gradsae_fast.store.sidecars.described import Described, publish_described
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradsae_fast.store.codecs import checksum
-from gradsae_fast.store.objects import ObjectRecord, describe, digest_of
+from gradsae_fast.store.format.codecs import checksum
+from gradsae_fast.store.records.objects import ObjectRecord, describe, digest_of
 
 _WATCHED = {"open"} | {
     f"os.{name}" for name in ("listdir", "scandir", "remove", "rename", "link", "mkdir", "rmdir", "truncate")

@@ -25,13 +25,14 @@ import numpy as np
 
 from gradsae_fast.errors import BusyError, GradsaeError, StoreError
 from gradsae_fast.records import SegmentScores
-from gradsae_fast.store import ScoreWriter, durable, open_scores, verify
-from gradsae_fast.store import commits as commits_module
-from gradsae_fast.store import encoding as encoding_module
+from gradsae_fast.store import ScoreWriter, open_scores, verify
 from gradsae_fast.store import writer as writer_module
-from gradsae_fast.store.commits import read_record
-from gradsae_fast.store.dictionary import dictionary_record
-from gradsae_fast.store.durable import read_document
+from gradsae_fast.store.arrays import encoding as encoding_module
+from gradsae_fast.store.places import durable
+from gradsae_fast.store.places.durable import read_document
+from gradsae_fast.store.records import commits as commits_module
+from gradsae_fast.store.records.commits import read_record
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 NUM_SEGMENTS = 4

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gradsae_fast.store import ScoreWriter
-from gradsae_fast.store.commits import prepare, publish_segment
+from gradsae_fast.store.records.commits import prepare, publish_segment
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 NUM_SEGMENTS = 3

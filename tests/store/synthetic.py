@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, TokenTable
-from gradsae_fast.store.layout import Array
+from gradsae_fast.store.format.layout import Array
 
 IDENTITY: dict[str, Any] = {"model": {"name": "tiny", "dtype": "float32"}, "corpus": "0a1b"}
 SITE = "model.layers.3"

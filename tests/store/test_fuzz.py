@@ -15,16 +15,16 @@ from numcodecs import Blosc, Zstd
 from numcodecs.pcodec import PCodec
 
 from gradsae_fast.errors import GradsaeError, StoreError
-from gradsae_fast.store.array_metadata import parse_metadata
-from gradsae_fast.store.arrays import METADATA, SHARD, StoredArray, encode_array
-from gradsae_fast.store.claims import check_claims
-from gradsae_fast.store.codecs import add_checksum, chunk_decoder
-from gradsae_fast.store.commits import read_record
-from gradsae_fast.store.durable import document_bytes, read_document
-from gradsae_fast.store.identity import run_from_document
-from gradsae_fast.store.layout import GENERATION_FORMAT, TOKENS
-from gradsae_fast.store.revisions import read_revision
-from gradsae_fast.store.strings import decode_json, decode_strings
+from gradsae_fast.store.arrays.metadata import parse_metadata
+from gradsae_fast.store.arrays.stored import METADATA, SHARD, StoredArray, encode_array
+from gradsae_fast.store.arrays.strings import decode_json, decode_strings
+from gradsae_fast.store.format.claims import check_claims
+from gradsae_fast.store.format.codecs import add_checksum, chunk_decoder
+from gradsae_fast.store.format.layout import GENERATION_FORMAT, TOKENS
+from gradsae_fast.store.places.durable import document_bytes, read_document
+from gradsae_fast.store.records.commits import read_record
+from gradsae_fast.store.records.identity import run_from_document
+from gradsae_fast.store.records.revisions import read_revision
 from tests.store.crafted import digest, places, put, signed
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from gradsae_fast.errors import FormatError
 from gradsae_fast.merge import merge
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreStore, ScoreWriter, open_scores, repair, verify
-from gradsae_fast.store.durable import read_document
+from gradsae_fast.store.places.durable import read_document
 from tests.store.synthetic import SITE, make_segment
 
 GOLDEN = Path(__file__).parent / "golden"

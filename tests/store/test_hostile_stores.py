@@ -18,10 +18,10 @@ from numcodecs.pcodec import PCodec
 from gradsae_fast.errors import GradsaeError, StoreError
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreWriter, open_scores, repair, verify
-from gradsae_fast.store.arrays import SHARD, StoredArray, encode_array
-from gradsae_fast.store.codecs import add_checksum
-from gradsae_fast.store.durable import read_document
-from gradsae_fast.store.layout import TOKENS
+from gradsae_fast.store.arrays.stored import SHARD, StoredArray, encode_array
+from gradsae_fast.store.format.codecs import add_checksum
+from gradsae_fast.store.format.layout import TOKENS
+from gradsae_fast.store.places.durable import read_document
 from gradsae_fast.store.segment import StoredSegment
 from tests.store.crafted import change_document, change_object, places, put, signed, touching_only
 from tests.store.synthetic import IDENTITY, SITE, make_segment

@@ -16,9 +16,9 @@ from zarr.errors import ZarrUserWarning
 from gradsae_fast.errors import FormatError, QueryError, StoreError
 from gradsae_fast.records import SegmentScores, SparseScores, empty_scores
 from gradsae_fast.store import ScoreStore, ScoreWriter, StoredSite, open_scores
-from gradsae_fast.store.codecs import round_significand
-from gradsae_fast.store.durable import document_bytes, read_document
-from gradsae_fast.store.layout import DOCUMENTS, TOKENS, Array
+from gradsae_fast.store.format.codecs import round_significand
+from gradsae_fast.store.format.layout import DOCUMENTS, TOKENS, Array
+from gradsae_fast.store.places.durable import document_bytes, read_document
 from tests.store.synthetic import SITE, dense, make_segment
 
 OpenWriter = Callable[..., ScoreWriter]

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from gradsae_fast.errors import BusyError, StoreError
-from gradsae_fast.store import ScoreWriter, commits, lock, open_scores, verify
-from gradsae_fast.store.lock import WriterLock, locked
+from gradsae_fast.store import ScoreWriter, open_scores, verify
+from gradsae_fast.store.places import lock
+from gradsae_fast.store.places.lock import WriterLock, locked
+from gradsae_fast.store.records import commits
 from tests.store.sharing import NUM_SEGMENTS, write_all
 from tests.store.synthetic import SITE, make_segment
 

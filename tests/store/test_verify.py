@@ -9,7 +9,7 @@ import pytest
 
 from gradsae_fast.errors import BusyError, FormatError, StoreError
 from gradsae_fast.store import ScoreWriter, open_scores, repair, verify
-from gradsae_fast.store.durable import document_bytes, read_document
+from gradsae_fast.store.places.durable import document_bytes, read_document
 from tests.store.synthetic import make_segment
 
 OpenWriter = Callable[..., ScoreWriter]

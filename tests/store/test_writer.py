@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from gradsae_fast.errors import BusyError, IdentityError, StoreError
-from gradsae_fast.store import ScoreWriter, commits, open_scores, repair, verify
+from gradsae_fast.store import ScoreWriter, open_scores, repair, verify
+from gradsae_fast.store.records import commits
 from tests.store.synthetic import IDENTITY, SITE, make_segment
 
 OpenWriter = Callable[..., ScoreWriter]

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from gradsae_fast.records import Array
-from gradsae_fast.store.index import Placed, StoreIndex
-from gradsae_fast.store.layout import ArraySpec, component, path_of, place
+from gradsae_fast.store.format.layout import ArraySpec, component, path_of, place
+from gradsae_fast.store.sidecars.index import Placed, StoreIndex
 
 _LOWEST = -float(np.finfo(np.float64).max)
 

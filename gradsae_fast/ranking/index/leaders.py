@@ -15,8 +15,8 @@ import numpy as np
 from gradsae_fast.ranking.question import Question
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.index import Placed, StoreIndex
-from gradsae_fast.store.layout import ArraySpec, component, place
+from gradsae_fast.store.format.layout import ArraySpec, component, place
+from gradsae_fast.store.sidecars.index import Placed, StoreIndex
 
 MOST, FEWEST = 64, 20  # leading tokens of a latent; a store in which fewer would be kept keeps none
 LIMIT = 256  # a place in a list is a number of 8 bits

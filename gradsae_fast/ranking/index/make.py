@@ -31,14 +31,14 @@ from gradsae_fast.ranking.selection import select
 from gradsae_fast.ranking.tally import counted_tokens, document_scale, influence, scope, tally
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore, open_scores
-from gradsae_fast.store.commits import find_records
-from gradsae_fast.store.index import Placed, generation_of, publish_index
+from gradsae_fast.store.format.polarity import POLARITIES
 from gradsae_fast.store.keys import key_arrays
-from gradsae_fast.store.lock import locked
-from gradsae_fast.store.place import Place, place_of
-from gradsae_fast.store.polarity import POLARITIES
-from gradsae_fast.store.revisions import find_revisions
+from gradsae_fast.store.places.lock import locked
+from gradsae_fast.store.places.place import Place, place_of
+from gradsae_fast.store.records.commits import find_records
+from gradsae_fast.store.records.revisions import find_revisions
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.index import Placed, generation_of, publish_index
 
 _RUN_ENTRIES = 1 << 21
 

@@ -12,9 +12,9 @@ from gradsae_fast.ranking.question import Question
 from gradsae_fast.ranking.tally import Tally, group_maximum
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
-from gradsae_fast.store.index import Placed, StoreIndex
-from gradsae_fast.store.layout import ArraySpec, component, place
-from gradsae_fast.store.polarity import turned
+from gradsae_fast.store.format.layout import ArraySpec, component, place
+from gradsae_fast.store.format.polarity import turned
+from gradsae_fast.store.sidecars.index import Placed, StoreIndex
 
 _SUMS = ("influence", "positive", "absolute", "activation")
 _COUNTS = ("num_active", "active_documents")

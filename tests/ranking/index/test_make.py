@@ -22,7 +22,7 @@ from gradsae_fast.ranking.question import resolve
 from gradsae_fast.ranking.selection import select
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.store import ScoreStore, ScoreWriter, StoredSegment, keys, open_scores, repair, verify
-from gradsae_fast.store.lock import locked
+from gradsae_fast.store.places.lock import locked
 from tests.ranking.conftest import NUM_LATENTS, OBJECTIVES, SITES, MakeStore, make_segments, make_world, write_store
 
 OBJECTIVES_WITH_SCALE = ("next-token", "continuation-prob")

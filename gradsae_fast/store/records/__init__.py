@@ -1,0 +1,1 @@
+"""The small files that say what is in a store: the run, its commits, generations and revisions."""

@@ -1,0 +1,1 @@
+"""What is made from a complete store and kept beside its segments."""
