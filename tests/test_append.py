@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.store.records.test_generations import files
 
 from gradsae_fast import open_scores, rank_latents, verify
 from gradsae_fast.append import append, append_config
@@ -18,6 +17,7 @@ from gradsae_fast.merge import merge
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreStore
 from tests.conftest import SENTENCES
+from tests.store.records.test_generations import files
 from tests.terminal import gradsae
 
 # One window a batch, and no sinks: so the numbers of a document do not depend on the documents beside it.

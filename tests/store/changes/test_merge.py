@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.store.sidecars.test_described import make_described
-from tests.store.records.test_generations import digests, files
 
 from gradsae_fast import rank_latents
 from gradsae_fast.errors import ConfigError, CorpusError, FormatError, IdentityError, StoreError
@@ -30,6 +28,8 @@ from tests.store.corpora import (
     write_at_once,
     write_corpus,
 )
+from tests.store.records.test_generations import digests, files
+from tests.store.sidecars.test_described import make_described
 from tests.store.synthetic import SITE
 
 
