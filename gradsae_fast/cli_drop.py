@@ -13,6 +13,10 @@ def drop(
     document: Annotated[list[str] | None, typer.Argument(help="Keys of documents.", show_default=False)] = None,
     where: WhereOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="In a bucket, delete what killed writers left, too; only while nobody writes."),
+    ] = False,
 ) -> None:
     """Take documents out of a store for good: no query has them any more, and none of its files.
 
@@ -21,8 +25,9 @@ def drop(
     Example: `gradsae drop speeches.gradsae --where "speaker=Nixon" --dry-run`
     """
     from gradsae_fast.drop import drop as drop_documents
+    from gradsae_fast.store.changes.leftovers import listed
 
-    report = drop_documents(store, document or None, where=where, dry_run=dry_run)
+    report = drop_documents(store, document or None, where=where, dry_run=dry_run, sweep=sweep)
     before = f"{report.num_before:,} had been dropped before; " if report.num_before else ""
     done = "would drop" if dry_run else "dropped"
     after = f", {human_bytes(report.bytes_after)} now" if report.bytes_after is not None and report.num_segments else ""
@@ -30,3 +35,9 @@ def drop(
         f"{report.path}: {before}{done} {report.num_documents:,} documents with {report.num_tokens:,} tokens from "
         f"{report.num_segments:,} segments of {human_bytes(report.bytes_before)}{after}"
     )
+    if report.unfinished:
+        typer.echo(
+            f"no record names {listed(report.unfinished)}: of writers that were killed or are at work, these may have "
+            f"the documents too; when nobody writes any more, `gradsae drop {report.path} --sweep` deletes them",
+            err=True,
+        )

@@ -16,7 +16,7 @@ def compact(
         QueryError: `tokens_per_segment` is not positive.
         BusyError: another process writes to the store.
         FormatError: a store of version 1 (`gradsae merge` makes one of version 2 of it), or of a newer release.
-        StoreError: missing, damaged, read-only, or on a full disk.
+        StoreError: missing, damaged, read-only, or on a full disk; or what was replaced could not be deleted.
     """
     report = compact_segments(store, tokens_per_segment=tokens_per_segment, dry_run=dry_run)
     if not dry_run:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.index import build_index
@@ -12,7 +13,12 @@ from gradsae_fast.store.places.place import Place
 
 
 def drop(
-    store: str | Place, document: str | Sequence[str] | None = None, *, where: str | None = None, dry_run: bool = False
+    store: str | Place,
+    document: str | Sequence[str] | None = None,
+    *,
+    where: str | None = None,
+    dry_run: bool = False,
+    sweep: bool = False,
 ) -> DropReport:
     """Take documents out of a store for good: no query has them any more, and none of its files.
 
@@ -21,17 +27,20 @@ def drop(
         document: their keys; a key that was dropped before is passed over.
         where: a condition over metadata, as in rankings; not together with `document`.
         dry_run: only look what would be done.
+        sweep: in a bucket, delete what other writers left unfinished too, which may have the documents; only while none
+            of them is at work. It may be given alone.
 
     Raises:
         QueryError: a key that no document has, a condition that none meets, all documents, or both or neither given.
         BusyError: another process writes to the store.
         FormatError: a store of version 1 (`gradsae merge` makes one of version 2 of it), or of a newer release.
-        StoreError: missing, damaged, read-only, or on a full disk.
+        StoreError: missing, damaged, read-only, or on a full disk; or what was replaced could not be deleted.
     """
-    if (document is None) == (where is None):
+    none_named = document is None and where is None
+    if (document is not None and where is not None) or (none_named and (dry_run or not sweep)):
         raise QueryError("expected either keys of documents or a condition (--where): what is dropped is gone for good")
-    keys = keys_of(document) if where is None else _keys_where(open_scores(store), where)
-    report = drop_documents(store, keys or [], dry_run=dry_run)
+    keys = keys_of(document) or [] if where is None else partial(_keys_where, where=where)
+    report = drop_documents(store, keys, dry_run=dry_run, sweep=sweep)
     if not dry_run:
         index_complete(store)
     return report

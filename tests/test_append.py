@@ -16,6 +16,7 @@ from gradsae_fast.extract import extract
 from gradsae_fast.merge import merge
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.changes.drop import drop_documents
 from tests.conftest import SENTENCES
 from tests.store.records.test_generations import files
 from tests.terminal import gradsae
@@ -179,6 +180,15 @@ def test_documents_that_the_store_has_are_refused_before_anything_is_written(
     with pytest.raises(CorpusError, match="doc-4"):
         append(path, documents=[{"id": "doc-4", "text": "Once more."}])
     assert files(path) == before
+
+
+def test_a_document_with_a_dropped_key_is_appended_and_it_is_told(config: ExtractConfig) -> None:
+    extract(config)
+    drop_documents(config.store.path, ["doc-4"])
+    told: list[str] = []
+    append(config.store.path, documents=[{"id": "doc-4", "text": "Once more."}], on_message=told.append)
+    assert any(line.startswith("1 documents have keys that were dropped from the store ('doc-4')") for line in told)
+    assert open_scores(config.store.path).num_documents == 12
 
 
 def test_a_model_or_sae_that_is_no_longer_that_of_the_run_is_refused(

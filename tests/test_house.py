@@ -101,10 +101,10 @@ def test_every_verb_is_in_the_readme() -> None:
 def test_the_readme_begins_with_two_commands_and_ci_runs_its_test_command() -> None:
     commands = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     assert commands[0].startswith("pip install . && gradsae demo")
-    assert commands[1].strip() == 'pip install -e ".[test]" && pytest'
+    assert commands[1].strip() == 'pip install -e ".[test]" && pytest -n 2 --dist loadfile'
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert 'pip install --quiet -e ".[test]"' in script
-    assert "\npytest\n" in script
+    assert "\npytest -n 2 --dist loadfile\n" in script
     assert ".ci/peers" in script
 
 

@@ -138,9 +138,14 @@ def _survivor(file: File, chance: random.Random) -> bytes:
 
 
 class Recorder:
-    """Applies to a `Disk` what this process does to it, and calls `on_step` before each change."""
+    """Applies to a `Disk` what this process does to it, and calls `on_step` before each change.
 
-    def __init__(self, disk: Disk, on_step: Callable[[], None]) -> None:
+    Args:
+        disk: what is changed.
+        on_step: is told whether the step makes the names of a folder sure. Where it raises, the step is not done.
+    """
+
+    def __init__(self, disk: Disk, on_step: Callable[[bool], None]) -> None:
         self._disk = disk
         self._on_step = on_step
         self._opened: dict[int, int] = {}
@@ -163,7 +168,7 @@ class Recorder:
             return self._real["open"](path, flags, mode, **other)
         with self._lock:
             if flags & os.O_CREAT and not Path(path).exists():
-                self._on_step()
+                self._on_step(False)
                 descriptor = self._real["open"](path, flags, mode, **other)
                 self._disk.step(Path(path), self._disk.add(File()))
             else:
@@ -174,7 +179,7 @@ class Recorder:
     def write(self, descriptor: int, data: Any) -> int:
         with self._lock:
             if descriptor in self._opened:
-                self._on_step()
+                self._on_step(False)
             written = self._real["write"](descriptor, data)
             if descriptor in self._opened:
                 file = self._disk.nodes[self._opened[descriptor]]
@@ -185,8 +190,9 @@ class Recorder:
     def fsync(self, descriptor: int) -> None:
         with self._lock:
             if descriptor in self._opened:
-                self._on_step()
-                self._disk.sync(self._opened[descriptor])
+                number = self._opened[descriptor]
+                self._on_step(isinstance(self._disk.nodes[number], Folder))
+                self._disk.sync(number)
             else:
                 self._real["fsync"](descriptor)
 
@@ -197,7 +203,7 @@ class Recorder:
 
     def link(self, source: Any, target: Any, **other: Any) -> None:
         with self._lock:
-            self._on_step()
+            self._on_step(False)
             self._real["link"](source, target, **other)
             self._disk.step(Path(target), self._disk.find(Path(source)))
 
@@ -209,7 +215,7 @@ class Recorder:
 
     def _move(self, how: str, source: Any, target: Any, other: dict[str, Any]) -> None:
         with self._lock:
-            self._on_step()
+            self._on_step(False)
             self._real[how](source, target, **other)
             source, target = Path(source), Path(target)
             number = self._disk.find(source)
@@ -224,7 +230,7 @@ class Recorder:
             self._real["mkdir"](path, mode, **other)
             return
         with self._lock:
-            self._on_step()
+            self._on_step(False)
             self._real["mkdir"](path, mode, **other)
             self._disk.step(Path(path), self._disk.add(Folder()))
 
@@ -239,7 +245,7 @@ class Recorder:
             self._real[how](path, **other)
             return
         with self._lock:
-            self._on_step()
+            self._on_step(False)
             self._real[how](path, **other)
             self._disk.step(Path(path), None)
 

@@ -1,6 +1,7 @@
 """The files of a corpus: which there are, in which order, how each is read, and what identifies its content."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,6 +13,7 @@ from gradsae_fast.errors import CorpusError
 Reader = Callable[[Path, str], Iterator[Row]]
 
 FORMATS = {"jsonl": jsonl, "parquet": parquet, "text": text}
+_ADDRESS = re.compile("([A-Za-z][A-Za-z0-9+.-]+):/")  # a Path keeps one of the slashes
 READABLE = "jsonl or ndjson (plain, .gz, .zst), parquet, txt, md (plain, .gz, .zst), or a folder of one of these kinds"
 
 
@@ -48,6 +50,12 @@ def find_files(path: Path) -> tuple[CorpusFile, ...]:
 
     CorpusError where there is none, or where a folder holds several formats: which one is meant is not guessed.
     """
+    address = _ADDRESS.match(str(path))
+    if address and not _exists(path):
+        raise CorpusError(
+            f"got the {address[1]}:// address as the corpus (not repeated here, as it may hold a password); expected a "
+            "path, or hf://name: download it first"
+        )
     if not _exists(path):
         raise CorpusError(f"got the corpus {str(path)[:200]!r}: no such file or folder; check the path")
     if not path.is_dir():

@@ -11,10 +11,9 @@ from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import open_scores
 from gradsae_fast.store.places.durable import create_exclusive, make_folder, storage_errors
 from gradsae_fast.store.places.place import Place
-from gradsae_fast.store.sidecars.index import INDEX
+from gradsae_fast.store.sidecars.index import CLAIM, INDEX
 
 _POLL_SECONDS = 0.2
-_CLAIM = "claim"
 
 
 def make_index(place: Place, *, tell: Callable[[str], None], wait: float = 0.0, shared: bool = True) -> None:
@@ -25,24 +24,30 @@ def make_index(place: Place, *, tell: Callable[[str], None], wait: float = 0.0, 
     workers to claim the index makes it; a process that does not share its run needs no claim.
     """
     until = time.monotonic() + wait
+    claimed = shared and not isinstance(place, Path)
     while open_scores(place).index is None:
-        if shared and not isinstance(place, Path) and not _claim(place):
+        if claimed and not _claim(place):
             tell("no index is made now: another worker is making it; if it was stopped, `gradsae index` makes it")
             return
         try:
-            build_index(place)
+            # Who had the claim before may have let go of it, and left the index, since the first look.
+            if not claimed or open_scores(place).index is None:
+                build_index(place)
         except BusyError as busy:
             if time.monotonic() >= until:
                 tell(f"no index is made now: {busy}; the last worker makes it, or `gradsae index`")
                 return
             time.sleep(_POLL_SECONDS)
+        finally:
+            if claimed:
+                (place / INDEX / CLAIM).unlink(missing_ok=True)
 
 
 def _claim(place: Place) -> bool:
-    """Whether this process is the first that wants to make the index; the finished index takes the claim's place."""
+    """Whether this process is the one that makes the index, until it deletes the claim."""
     with storage_errors(place):
         make_folder(place / INDEX)
         with suppress(FileExistsError):
-            create_exclusive(place / INDEX / _CLAIM, token_bytes(16))
+            create_exclusive(place / INDEX / CLAIM, token_bytes(16))
             return True
     return False

@@ -86,7 +86,7 @@ def begin(
         check_ablatable(prepared.sited, prepared.method)
     _tell_decisions(prepared, tell)
     if config.store.append:
-        check_growth(prepared)
+        check_growth(prepared, tell)
     passed = read_facts(place_of(config.store.path), "gate") or _pass_gate(prepared, tell)
     writer = _open_writer(prepared, shared=shared)
     try:

@@ -22,6 +22,7 @@ from gradsae_fast.store.places.durable import (
     TEMPORARY,
     create_exclusive,
     document_bytes,
+    make_folder,
     read_document,
     remove_temporaries,
     storage_errors,
@@ -95,7 +96,7 @@ def open_writer(path: str | Path, run: JacobianRun) -> Iterator[JacobianWriter]:
     check_choice("precision_bits", run.precision_bits, PRECISION_BITS)
     store = disk_path_of(path)
     with storage_errors(store):
-        store.mkdir(parents=True, exist_ok=True)
+        make_folder(store)
         _refuse_strangers(store)
         lock = WriterLock(store)
     try:

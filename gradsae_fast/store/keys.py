@@ -14,6 +14,10 @@ import numpy as np
 from gradsae_fast.errors import CorpusError
 from gradsae_fast.store.format.layout import Array, ArraySpec, place
 from gradsae_fast.store.places.place import Place
+from gradsae_fast.store.reader import open_scores
+from gradsae_fast.store.records.commits import find_records
+from gradsae_fast.store.records.generations import count_generations
+from gradsae_fast.store.records.revisions import find_revisions
 from gradsae_fast.store.segment import StoredSegment
 from gradsae_fast.store.sidecars.index import Placed, StoreIndex
 
@@ -91,6 +95,48 @@ class KnownKeys:
         for at in np.flatnonzero(last_A > first_A).tolist():
             for entry in range(first_A[at], last_A[at]):
                 yield int(self._which_D[entry]), int(self._slot_D[entry]), asked[at]
+
+
+class OtherKeys:
+    """The keys of all generations of a store but one, while others may be writing to them; each segment is read once.
+
+    Args:
+        store: the store.
+        own: segments of the generation that is left out.
+    """
+
+    def __init__(self, store: Place, own: range) -> None:
+        self._store = store
+        self._own = own
+        self._seen: tuple[set[int], int] = (set(), 0)  # segments and number of revisions that are known
+        self._folders: set[Place] = set()
+        self._known: list[KnownKeys] = []
+
+    def refuse(self, keys: Iterable[str]) -> None:
+        """Refuse documents whose keys are in the store by now.
+
+        Raises:
+            CorpusError: names a few of them.
+            StoreError: a segment is damaged.
+        """
+        if count_generations(self._store) == 1:
+            return
+        others = {index for index in find_records(self._store) if index not in self._own}
+        there = (others, len(find_revisions(self._store)))
+        if there != self._seen:
+            self._take()
+            self._seen = there
+        asked = list(keys)
+        for known in self._known:
+            refuse_common(self._store, known, asked)
+
+    def _take(self) -> None:
+        """Read the segments that have come; after a revision, which deletes some, all of them."""
+        now = [one for one in open_scores(self._store, use_index=False).segments if one.index not in self._own]
+        if not self._folders <= {segment.folder for segment in now}:
+            self._known, self._folders = [], set()
+        self._known.append(KnownKeys(segment for segment in now if segment.folder not in self._folders))
+        self._folders |= {segment.folder for segment in now}
 
 
 def repeated_keys(corpora: Sequence[Sequence[StoredSegment]]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from gradsae_fast.store.segment import StoredSegment
 from gradsae_fast.store.sidecars.described import Described, read_described
 from gradsae_fast.store.sidecars.dictionary import read_decoder_norms, read_tokens
 from gradsae_fast.store.sidecars.exact import FOLDER, ExactDense, read_records
-from gradsae_fast.store.sidecars.index import StoreIndex, read_index
+from gradsae_fast.store.sidecars.index import StoreIndex, read_index, refuse_stale
 
 
 def open_scores(path: str | Place, *, use_index: bool = True) -> "ScoreStore":
@@ -78,8 +78,9 @@ def _open(
         committed = now.committed
     else:
         summaries = index.summaries
-        if revisions:
-            committed |= effective({}, [read_revision(path) for path in revisions], store).committed
+        revised = effective({}, [read_revision(path) for path in revisions], store)
+        refuse_stale(index, commits, revised, store)
+        committed |= revised.committed
     return ScoreStore(store, generations, summaries, index, committed=committed, num_revisions=len(revisions))
 
 

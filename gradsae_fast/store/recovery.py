@@ -20,6 +20,7 @@ from gradsae_fast.store.records.commits import (
     remove_unnamed,
 )
 from gradsae_fast.store.records.effective import effective
+from gradsae_fast.store.records.generations import read_generations, refuse_stray_segments
 from gradsae_fast.store.records.identity import RUN_FILE
 from gradsae_fast.store.records.revisions import complete_copies, read_revisions
 from gradsae_fast.store.sidecars.described import described_record
@@ -42,7 +43,7 @@ def refuse_strangers(store: Place) -> None:
         )
 
 
-def recover(store: Place, num_segments: int, *, alone: bool) -> dict[int, CommitRecord]:
+def recover(store: Place, *, alone: bool) -> dict[int, CommitRecord]:
     """Check that what readers see is all there, and clear what is not committed or was replaced.
 
     Beside other writers only what was replaced is cleared: what is not committed may be what they are writing. Returns
@@ -61,10 +62,12 @@ def recover(store: Place, num_segments: int, *, alone: bool) -> dict[int, Commit
     listed = find_records(store)
     commits = dict(zip(listed, concurrently(store, read_record, listed.values()), strict=True))
     found = effective(commits, revisions, store)
+    # After the segments: another writer may be adding a generation and its first ones.
+    refuse_stray_segments(store, read_generations(store), list(found.records))
     missing = concurrently(store, partial(missing_objects, store), found.records.values())
     for index, faults in zip(found.records, missing, strict=True):
-        if index >= num_segments or faults:
-            what = f"its object {faults[0][0]} {faults[0][1]}" if faults else f"the plan has {num_segments} segments"
+        if faults:
+            what = f"its object {faults[0][0]} {faults[0][1]}"
             raise StoreError(f"{store}: segment {index} is damaged: {what}; run `gradsae repair`, then this again")
     complete_copies(store, revisions)
     remove_stale(store, found, alone=alone)

@@ -11,14 +11,14 @@ from gradsae_fast.store.format.claims import check_claims
 from gradsae_fast.store.places.ahead import expect
 from gradsae_fast.store.places.bucket import BucketPath
 from gradsae_fast.store.places.durable import LONGEST_DOCUMENT, TEMPORARY, read_document
-from gradsae_fast.store.places.links import PlainFolders, read_plain, refuse_links
+from gradsae_fast.store.places.links import PlainFolders, read_pieces, read_plain, refuse_links
 from gradsae_fast.store.places.place import Place, entries, key_below, place_of
 from gradsae_fast.store.records.commits import COMMITS, CommitRecord, find_records, missing_objects, read_record
 from gradsae_fast.store.records.effective import effective
 from gradsae_fast.store.records.facts import FACTS
 from gradsae_fast.store.records.generations import GENERATIONS, read_generations, refuse_stray_segments
 from gradsae_fast.store.records.identity import RUN_FILE, RunRecord, read_run
-from gradsae_fast.store.records.objects import ObjectRecord, describe
+from gradsae_fast.store.records.objects import ObjectRecord, describe_pieces
 from gradsae_fast.store.records.revisions import (
     COPIES,
     REVISIONS,
@@ -31,7 +31,7 @@ from gradsae_fast.store.records.revisions import (
 from gradsae_fast.store.sidecars.described import described_record
 from gradsae_fast.store.sidecars.dictionary import dictionary_record
 from gradsae_fast.store.sidecars.exact import rooms as exact_rooms
-from gradsae_fast.store.sidecars.index import index_records
+from gradsae_fast.store.sidecars.index import index_records, stale_index
 
 _MOST_GAPS = 100  # missing records that are named: a number in a file's name may be any
 DROPPED = "dropped"  # where `repair` moves the records that it takes out
@@ -208,9 +208,14 @@ def _segment_faults(store: Place, quick: bool, *, revised: bool) -> Iterator[Fau
         records |= {} if record is None else {index: record}
     if replaced is not None:
         try:
-            effective(records, read_revisions(store), store)
+            now = effective(records, read_revisions(store), store)
+            stale = stale_index(store, paths, now) if len(records) == len(paths) else None
         except StoreError as error:
             yield Fault(segment=None, object=REVISIONS, chunk=None, what=str(error))
+        else:
+            if stale is not None:
+                what = "is of other segments than those that are there: `gradsae index` makes it anew"
+                yield Fault(segment=None, object=key_below(stale, store), chunk=None, what=what)
         for index, record in replaced.records.items():
             yield from _object_faults(store, index, record, quick)
 
@@ -282,7 +287,7 @@ def _checksum_faults(store: Place, folder: str, records: list[ObjectRecord]) -> 
     for record in records:
         try:
             plain.check(f"{folder}/{record.key}".rpartition("/")[0])
-            got = describe(record.key, read_plain(store / folder / record.key, record.length))
+            got = describe_pieces(record.key, read_pieces(store / folder / record.key))
         except OSError as error:
             yield record.key, f"cannot be read ({error})"
             continue

@@ -3,26 +3,25 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from gradsae_fast.errors import StoreError
+from gradsae_fast.errors import CorpusError, StoreError
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.store.arrays.encoding import Encoding, segment_facts, segment_objects
 from gradsae_fast.store.changes.rewrite import leave_out
 from gradsae_fast.store.format.contracts import check_segment
 from gradsae_fast.store.format.layout import Array
-from gradsae_fast.store.keys import KnownKeys, refuse_common
-from gradsae_fast.store.places.durable import make_folder, probe_exclusive, storage_errors
+from gradsae_fast.store.keys import OtherKeys
+from gradsae_fast.store.places.durable import make_folder, probe_exclusive, storage_errors, sync
 from gradsae_fast.store.places.lock import BEGINNING_SECONDS, WriterLock
 from gradsae_fast.store.places.place import Place, place_of
-from gradsae_fast.store.reader import open_scores
 from gradsae_fast.store.records.commits import (
+    COMMITS,
     CommitRecord,
     find_records,
-    is_own,
-    publish_segment,
+    new_attempt,
+    publish,
     read_record,
     record_path,
     settle,
@@ -53,7 +52,6 @@ class ScoreWriter:
         self,
         path: Place,
         lock: WriterLock,
-        generations: tuple[Generation, ...],
         generation: Generation,
         commits: dict[int, CommitRecord],
         *,
@@ -62,7 +60,8 @@ class ScoreWriter:
         self.path = path
         self.generation = generation
         self.shared = shared
-        self._generations = generations
+        self._is_closed = False
+        self._others = OtherKeys(path, generation.segments)
         self._writing = threading.Lock()
         self._lock = lock
         self._record = generation.record
@@ -121,14 +120,14 @@ class ScoreWriter:
             lock = WriterLock(store, shared=shared, wait=wait if shared else 0.0)
             try:
                 probe_exclusive(store)
-                generations, generation = begin_generation(store, asked, append=append)
-                commits = recover(store, generations[-1].segments.stop, alone=lock.alone)
+                _, generation = begin_generation(store, asked, append=append)
+                commits = recover(store, alone=lock.alone)
                 if shared:
                     lock.share()
             except BaseException:
                 lock.release()
                 raise
-        return cls(store, lock, generations, generation, commits, shared=shared)
+        return cls(store, lock, generation, commits, shared=shared)
 
     @property
     def committed(self) -> frozenset[int]:
@@ -143,7 +142,9 @@ class ScoreWriter:
             StoreError: a commit record is damaged.
         """
         with self._writing, storage_errors(self.path):
-            for index, path in find_records(self.path).items():
+            found = find_records(self.path)
+            sync(self.path / COMMITS)  # who made them may have been killed before that
+            for index, path in found.items():
                 if index not in self._commits:
                     self._commits[index] = read_record(path)
         return self.committed
@@ -151,30 +152,42 @@ class ScoreWriter:
     def is_committed(self, segment: int) -> bool:
         """Whether a segment of the plan is written by now, by whichever writer; one look at the store."""
         index = self.generation.first_segment + segment
-        return index in self._commits or record_path(self.path, index).exists()
+        if index in self._commits:
+            return True
+        is_there = record_path(self.path, index).exists()
+        if is_there:
+            with storage_errors(self.path):
+                sync(self.path / COMMITS)  # who made it may have been killed before that
+        return is_there
 
     def write(self, segment: SegmentScores) -> CommitRecord:
         """Write one segment: wholly and durably, or not at all; without the documents that were dropped from it before.
 
         Raises:
-            StoreError: a segment that is written already, outside the plan, or inconsistent; a full or broken disk.
+            StoreError: a segment that is written already, outside the plan, or inconsistent; a full or broken disk;
+                the writer was closed.
+            CorpusError: a document has the key of one of another generation.
         """
         with self._writing:
             return self._write(segment)
 
     def _write(self, segment: SegmentScores) -> CommitRecord:
+        self._check_open()
         if not 0 <= segment.index < self._record.num_segments:
             raise StoreError(f"segment {segment.index} is outside the plan of {self._record.num_segments} segments")
         index = self.generation.first_segment + segment.index
         if index in self._commits and not self.shared:
             raise StoreError(f"segment {segment.index} is committed already; `committed` lists what to skip")
         check_segment(segment)
-        self._check_keys(segment)
+        keys = segment.documents.key
+        with storage_errors(self.path):
+            self._others.refuse(keys)
         segment = leave_out(replace(segment, index=index), self._tombstones.of(index))
         facts = segment_facts(segment)
         self._check_shared(index, facts)
         commit = self._settle(segment) if index in self._commits else self._publish(segment, facts)
         self._commits[index] = commit
+        self._check_raced(index, keys)
         return commit
 
     def _publish(self, segment: SegmentScores, facts: dict[str, Any]) -> CommitRecord:
@@ -182,14 +195,14 @@ class ScoreWriter:
 
         Who commits a segment may delete the half-written objects of others, whose disk then seems to fail them.
         """
+        path, folder = record_path(self.path, segment.index), new_attempt(segment.index)
         try:
             with storage_errors(self.path):
                 objects = segment_objects(segment, self._record.encoding)
-                return publish_segment(self.path, segment.index, objects, facts)
+                return publish(self.path, folder, path, objects, {"segment": segment.index, **facts})
         except StoreError:
-            path = record_path(self.path, segment.index)
-            # A record of this process is its own, which stays an error: it may not be durable yet.
-            if not path.exists() or is_own(read_record(path)):
+            # A record of this very attempt stays an error: it may not be durable yet.
+            if not path.exists() or read_record(path).folder == folder:
                 raise
             return self._settle(segment)
 
@@ -204,8 +217,9 @@ class ScoreWriter:
         """Write or replace the JSON sidecar `facts/<name>.json`; never compared.
 
         Raises:
-            StoreError: values that are not JSON, or a disk that is full or read-only.
+            StoreError: values that are not JSON, a disk that is full or read-only, or the writer was closed.
         """
+        self._check_open()
         with storage_errors(self.path):
             write_facts(self.path, name, facts)
 
@@ -213,8 +227,10 @@ class ScoreWriter:
         """Write the JSON sidecar `facts/<name>.json` unless there is one; return what the store has then.
 
         Raises:
-            StoreError: values that are not JSON, a damaged file, or a disk that is full or read-only.
+            StoreError: values that are not JSON, a damaged file, a disk that is full or read-only, or the writer was
+                closed.
         """
+        self._check_open()
         with storage_errors(self.path):
             return keep_facts(self.path, name, facts)
 
@@ -234,16 +250,19 @@ class ScoreWriter:
 
         Raises:
             IdentityError: the store has another dictionary.
+            StoreError: the disk is full or read-only, or the writer was closed.
         """
+        self._check_open()
         with storage_errors(self.path):
             publish_dictionary(self.path, tokens, decoder_norms, self._record.encoding.profile, alone=self._lock.alone)
 
     def close(self) -> None:
-        """Let another writer in, once the segment that a thread may be writing is committed.
+        """Let another writer in, once the segment that a thread may be writing is committed; this one writes no more.
 
         Committed segments are durable with or without this call.
         """
         with self._writing:
+            self._is_closed = True
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -257,20 +276,23 @@ class ScoreWriter:
     def __repr__(self) -> str:
         return f"<ScoreWriter {self.path}: {len(self.committed)} of {self._record.num_segments} segments committed>"
 
-    def _check_keys(self, segment: SegmentScores) -> None:
-        """Refuse a segment with a key that another generation has, which only an incomplete one can hide until now."""
-        if self._known is not None:
-            refuse_common(self.path, self._known, segment.documents.key)
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreError(
+                f"{self.path}: this writer was closed, and another one may be writing; open the store again with "
+                "`ScoreWriter.create_or_resume`"
+            )
 
-    @cached_property
-    def _known(self) -> KnownKeys | None:
-        """The keys of all other generations; None where there is no other one."""
-        if len(self._generations) == 1:
-            return None
-        others = [
-            s for s in open_scores(self.path, use_index=False).segments if s.index not in self.generation.segments
-        ]
-        return KnownKeys(others)
+    def _check_raced(self, index: int, keys: Sequence[str]) -> None:
+        """Tell of keys that the writer of another generation committed while this one was committing them."""
+        try:
+            with storage_errors(self.path):
+                self._others.refuse(keys)
+        except CorpusError as error:
+            raise CorpusError(
+                f"{error}. Segment {index}, of another corpus, was committed at the same moment, so the store has "
+                "these documents twice: `gradsae drop` takes out both"
+            ) from error
 
     def _check_shared(self, index: int, facts: dict[str, Any]) -> None:
         """Refuse a segment whose sites, objectives or value columns are not those of the segments before it."""

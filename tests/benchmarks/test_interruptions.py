@@ -58,7 +58,7 @@ def test_power_cuts_of_every_other_command_lose_nothing(tmp_path: Path, name: st
     assert cut_power(scenario_of(name, tmp_path), tmp_path, clones=8).violations == ()
 
 
-@pytest.mark.parametrize("forgotten", ["objects.sync_all", "durable.sync"])
+@pytest.mark.parametrize("forgotten", ["records.objects.sync_all", "places.durable.sync"])
 def test_a_writer_that_forgets_to_sync_is_found_out(tmp_path: Path, forgotten: str) -> None:
     with mock.patch(f"gradsae_fast.store.{forgotten}"):
         assert cut_power(scenario_of("protocol", tmp_path), tmp_path, clones=100).violations

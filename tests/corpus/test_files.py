@@ -85,3 +85,10 @@ def test_sources_that_are_no_corpus_are_refused(tmp_path: Path) -> None:
         list(open_corpus([]))
     with pytest.raises(CorpusError, match=r"row 1 .*got a int, expected a str, a mapping or a Document"):
         list(open_corpus(["a", 3]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_with_a_password_is_not_repeated(kind: Any) -> None:
+    with pytest.raises(CorpusError, match=r"got the https:// address as the corpus \(not repeated here") as caught:
+        open_corpus(kind("https://user:hunter2@host.example/speeches.jsonl"))
+    assert "hunter2" not in str(caught.value)

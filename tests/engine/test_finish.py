@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gradsae_fast.engine import finish
 from gradsae_fast.engine.finish import make_index
+from gradsae_fast.errors import StoreError
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.store import ScoreWriter, open_scores, verify
 from gradsae_fast.store.places.place import Place, place_of
@@ -79,3 +81,34 @@ def test_a_driver_waits_for_workers_that_are_about_to_let_go(tmp_path: Path, com
     assert open_scores(complete).index is not None
     assert not told
     shutil.rmtree(complete)
+
+
+def test_a_claim_that_is_let_go_with_the_index_there_makes_no_second_one(
+    complete: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(complete, Path):
+        pytest.skip("a lock needs no claim")
+    claim, built = finish._claim, list[Place]()
+
+    def late(place: Place) -> bool:
+        build_index(place)  # by another worker, after this one looked
+        return claim(place)
+
+    monkeypatch.setattr(finish, "_claim", late)
+    monkeypatch.setattr(finish, "build_index", built.append)
+    make_index(complete, tell=pytest.fail)
+    assert not built
+    assert open_scores(complete).index is not None
+    assert not (complete / "index" / "claim").exists()
+
+
+def test_a_worker_that_fails_lets_go_of_its_claim(complete: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_place: Place) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "build_index", fail)
+        with pytest.raises(StoreError):
+            make_index(complete, tell=pytest.fail)
+    make_index(complete, tell=pytest.fail)
+    assert open_scores(complete).index is not None

@@ -28,6 +28,8 @@ from gradsae_fast.records import SegmentScores
 from gradsae_fast.store import ScoreWriter, open_scores, verify
 from gradsae_fast.store import writer as writer_module
 from gradsae_fast.store.arrays import encoding as encoding_module
+from gradsae_fast.store.changes.drop import drop_documents
+from gradsae_fast.store.changes.merge import merge_segments
 from gradsae_fast.store.places import durable
 from gradsae_fast.store.places.durable import read_document
 from gradsae_fast.store.records import commits as commits_module
@@ -413,6 +415,27 @@ def open_hostile(work: Path) -> Any:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     signal.alarm(60)
     return {store.name: _errors_of(store) for store in sorted(work.iterdir())}
+
+
+def merge_hostile(work: Path) -> Any:
+    """Verify, merge and rewrite the stores in a folder with 1.5 GiB of memory; return what came of each."""
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+    signal.alarm(60)
+    return {store.name: _rewritten(store, work) for store in sorted(work.iterdir())}
+
+
+def _rewritten(store: Path, work: Path) -> list[str]:
+    answers = []
+    for step in (
+        lambda: verify(store),
+        lambda: merge_segments([store], work.parent / f"merged-{store.name}"),
+        lambda: drop_documents(store, ["address-0"]),
+    ):
+        try:
+            answers.append(str(step()))
+        except StoreError as error:
+            answers.append(str(error))
+    return answers
 
 
 def _errors_of(store: Path) -> list[str]:

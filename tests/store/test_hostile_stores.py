@@ -347,22 +347,20 @@ def test_bombs_are_refused_in_a_gigabyte_of_memory(finished_once: Path, tmp_path
     data = metadata_of(folder(path, "tokens/token_id"), length=10**15)
     craft(path, "tokens/token_id", {"zarr.json": data}, {"tokens": 10**15})
     path = store("claims-elements-that-are-counted")
-    data = metadata_of(folder(path, "tokens/token_id"), length=2**32)
-    craft(path, "tokens/token_id", {"zarr.json": data}, {"tokens": 2**32})
+    data = metadata_of(folder(path, "tokens/token_id"), length=2**24)
+    craft(path, "tokens/token_id", {"zarr.json": data}, {"tokens": 2**24})
     path = store("claims-bytes")
-    data = metadata_of(folder(path, "documents/text/bytes"), length=10**14)
+    data = metadata_of(folder(path, "documents/text/bytes"), length=2**32)
     craft(path, "documents/text/bytes", {"zarr.json": data})
     path = store("claims-chunks")
-    data = metadata_of(folder(path, "tokens/token_id"), length=2**31, chunk=1)
-    craft(path, "tokens/token_id", {"zarr.json": data}, {"tokens": 2**31})
+    data = metadata_of(folder(path, "tokens/token_id"), length=2**24, chunk=1)
+    craft(path, "tokens/token_id", {"zarr.json": data}, {"tokens": 2**24})
     path = store("claims-chunk")
     craft(path, "tokens/token_id", {"zarr.json": metadata_of(folder(path, "tokens/token_id"), chunk=2**40)})
     path = store("one-chunk-many-times")
     chunk = bytes(PCodec().encode(np.zeros(65_536, np.uint32)))
-    data = metadata_of(folder(path, "tokens/token_id"), length=65_536 * 60_000, chunk=65_536)
-    craft(
-        path, "tokens/token_id", {"zarr.json": data, SHARD: shard_of(chunk, times=60_000)}, {"tokens": 65_536 * 60_000}
-    )
+    data = metadata_of(folder(path, "tokens/token_id"), length=2**24, chunk=65_536)
+    craft(path, "tokens/token_id", {"zarr.json": data, SHARD: shard_of(chunk, times=256)}, {"tokens": 2**24})
     path = store("pcodec-bomb")
     craft(path, "tokens/token_id", {SHARD: shard_of(bytes(PCodec().encode(np.zeros(1 << 24, np.uint32))))})
     path = store("zstd-bomb")
@@ -409,6 +407,28 @@ def test_bombs_are_refused_in_a_gigabyte_of_memory(finished_once: Path, tmp_path
     assert "is damaged: it is not JSON" in str(found["a-deep-document"])
     assert "its metadata cannot be read" in str(found["deep-metadata"])
     assert "symbolic link" in str(found["endless-file"])
+
+
+def test_a_merge_and_a_drop_take_no_more_memory_than_there_is(finished_once: Path, tmp_path: Path) -> None:
+    claims = Path(shutil.copytree(finished_once, tmp_path / "stores" / "claims-segments"))
+    change_document(claims / "run.json", lambda document: document["settings"].update(num_segments=2**31))
+    sparse = Path(shutil.copytree(finished_once, tmp_path / "stores" / "sparse-object"))
+
+    def stretch(document: dict[str, Any]) -> None:
+        (shard,) = [one for one in document["objects"] if one["key"] == "tokens/mask/c.0"]
+        shard["length"] = 5 << 28
+        os.truncate(sparse / document["writer"]["folder"] / shard["key"], shard["length"])
+
+    change_document(record_of(sparse), stretch)
+    found = run_child("merge_hostile", tmp_path / "stores")
+    verified, merged, dropped = found["claims-segments"]
+    assert verified == "[]"
+    assert "num_segments=2, num_skipped=0, num_missing=2147483646" in merged
+    assert "num_documents=2" in dropped
+    verified, merged, dropped = found["sparse-object"]
+    assert "crc32c is" in verified
+    assert "has 1,342,177,280 bytes, which is more memory than there is" in merged
+    assert "is not what was committed, so segment 0 is not rewritten" in dropped
 
 
 def test_a_document_deeper_than_any_that_is_written_is_refused(finished: Path) -> None:

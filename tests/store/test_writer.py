@@ -253,9 +253,8 @@ def test_a_file_system_that_overwrites_is_refused_at_the_start(
 def test_a_disk_that_gives_back_other_bytes_is_not_trusted(
     open_writer: OpenWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Path.read_bytes
     with open_writer() as writer:
-        monkeypatch.setattr(Path, "read_bytes", lambda path: read(path)[::-1])
+        monkeypatch.setattr(commits, "read_pieces", lambda path: [path.read_bytes()[::-1]])
         with pytest.raises(StoreError, match="gave back other bytes than were written"):
             writer.write(make_segment(0))
         monkeypatch.undo()
@@ -378,3 +377,19 @@ def test_the_writer_says_how_far_it_is(open_writer: OpenWriter) -> None:
         writer.write(make_segment(0))
         assert repr(writer) == f"<ScoreWriter {writer.path}: 1 of 2 segments committed>"
     assert open_scores(writer.path).identity == IDENTITY
+
+
+def test_a_closed_writer_writes_no_more(open_writer: OpenWriter) -> None:
+    with open_writer() as closed:
+        closed.write(make_segment(0))
+    with open_writer():
+        for write in (
+            lambda: closed.write(make_segment(1)),
+            lambda: closed.write_facts("gate", {}),
+            lambda: closed.keep_facts("gate", {}),
+            lambda: closed.write_dictionary(["a"], {SITE: np.ones(64)}),
+        ):
+            with pytest.raises(StoreError, match=r"this writer was closed.*create_or_resume"):
+                write()
+    assert closed.committed == {0}
+    assert closed.facts("gate") is None

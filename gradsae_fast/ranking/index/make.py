@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import BusyError, QueryError
 from gradsae_fast.ranking.index.bounds import BoundsOfSite
 from gradsae_fast.ranking.index.leaders import (
     LEADERS,
@@ -35,10 +35,8 @@ from gradsae_fast.store.format.polarity import POLARITIES
 from gradsae_fast.store.keys import key_arrays
 from gradsae_fast.store.places.lock import locked
 from gradsae_fast.store.places.place import Place, place_of
-from gradsae_fast.store.records.commits import find_records
-from gradsae_fast.store.records.revisions import find_revisions
 from gradsae_fast.store.segment import StoredSegment
-from gradsae_fast.store.sidecars.index import Placed, generation_of, publish_index
+from gradsae_fast.store.sidecars.index import Placed, current_generation, publish_index
 
 _RUN_ENTRIES = 1 << 21
 
@@ -63,7 +61,7 @@ def build_index(store: str | Place, *, leaders: int | None = None) -> IndexRepor
 
     Raises:
         QueryError: nothing is committed, or `leaders` is out of range.
-        BusyError: another process writes to the store.
+        BusyError: another process writes to the store, or has changed it meanwhile (in a bucket, which has no lock).
         StoreError: it is missing, damaged or read-only.
     """
     if leaders is not None and not 0 <= leaders <= LIMIT:
@@ -73,8 +71,8 @@ def build_index(store: str | Place, *, leaders: int | None = None) -> IndexRepor
     if not opened.segments:
         raise QueryError(f"{path} has no committed segment to index; run the extraction again: it resumes")
     with locked(path):
+        generation = current_generation(path)  # before the store is opened, and again when all of it is read
         opened = open_scores(path, use_index=False)
-        generation = generation_of(find_records(path), find_revisions(path))
         kept = {site: _num_leaders(opened, site) if leaders is None else leaders for site in opened.sites}
         any_question = resolve(
             opened, by="influence", k=None, site=opened.sites[0], objective=opened.objectives[0], include_special=None
@@ -83,7 +81,7 @@ def build_index(store: str | Place, *, leaders: int | None = None) -> IndexRepor
             path,
             generation,
             {segment.index: segment.summary for segment in opened.segments},
-            _parts(opened, kept),
+            _parts(opened, kept, generation),
             opened.profile,
             {"leaders": kept, "counted": scope(opened, select(opened), any_question)},
         )
@@ -101,10 +99,15 @@ def _num_leaders(store: ScoreStore, site: str) -> int:
     return num_leaders(nonzeros, store.num_latents(site))
 
 
-def _parts(store: ScoreStore, kept: dict[str, int]) -> Iterator[Placed]:
+def _parts(store: ScoreStore, kept: dict[str, int], generation: str) -> Iterator[Placed]:
     yield key_arrays(store.segments)
     for site in store.sites:
         yield _site_arrays(store, site, kept[site])
+    if current_generation(store.path) != generation:
+        raise BusyError(
+            f"{store.path}: another process has committed, dropped or compacted segments while its index was made; "
+            f"none was written: run `gradsae index {store.path}` when it has ended"
+        )
 
 
 def _site_arrays(store: ScoreStore, site: str, num_kept: int) -> Placed:

@@ -30,6 +30,7 @@ _INDEX_ENTRY = struct.Struct("<QQ")
 _CHECKSUM_BYTES = 4
 _MISSING_CHUNK = 2**64 - 1
 _BELIEVED = 1 << 22  # elements of one range; for more, the shard is asked first
+_MOST_BYTES = 1 << 34  # that one read takes: the longest array that a segment may have
 _RANGES = 64  # chunks of a bucket's shard in memory at once
 
 
@@ -183,10 +184,12 @@ class StoredArray:
                 self._read_index(shard)
 
     def _allocated(self, length: int, dtype: np.dtype[Any] | type[np.generic]) -> Array:
+        size = length * np.dtype(dtype).itemsize
+        if size > _MOST_BYTES:
+            raise self._damaged(f"{length} of its elements take {size} bytes; expected at most {_MOST_BYTES} at once")
         try:
             return np.empty(length, dtype)
         except MemoryError as error:
-            size = length * np.dtype(dtype).itemsize
             raise self._damaged(f"{length} of its elements take {size} bytes, more memory than there is") from error
 
     def damaged_chunks(self) -> list[int]:
@@ -272,7 +275,7 @@ class StoredArray:
 
 def _read_metadata(folder: Path | BucketPath | str) -> bytes:
     if isinstance(folder, BucketPath):
-        return (folder / METADATA).read_bytes()
+        return (folder / METADATA).read_bytes(LONGEST_METADATA)
     with FileIO(f"{folder}/{METADATA}", opener=open_plain) as file:
         return file.read(LONGEST_METADATA + 1)
 

@@ -11,16 +11,25 @@ from typing import Any
 import numpy as np
 
 from gradsae_fast.errors import StoreError
+from gradsae_fast.store.format.claims import LONGEST_STRINGS
 from gradsae_fast.store.format.layout import Array
 
 _REMEDY = "run `gradsae verify` on the store, or copy it again from where it came"
 
 
 def encode_strings(strings: Sequence[str]) -> tuple[Array, Array]:
-    """Return (bytes uint8, offsets int64 [len + 1]). Lone surrogates survive (`surrogatepass`), and so does NUL."""
+    """Return (bytes uint8, offsets int64 [len + 1]). Lone surrogates survive (`surrogatepass`), and so does NUL.
+
+    Raises:
+        StoreError: together they are longer than any reader takes them.
+    """
     parts = [string.encode("utf-8", "surrogatepass") for string in strings]
     offsets = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
+    if offsets[-1] > LONGEST_STRINGS:
+        raise StoreError(
+            f"a column of {offsets[-1]:,} bytes of text; expected at most {LONGEST_STRINGS:,} in a segment"
+        )
     return np.frombuffer(b"".join(parts), np.uint8), offsets
 
 

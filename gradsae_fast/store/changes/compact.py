@@ -15,7 +15,6 @@ from gradsae_fast.store.records.effective import Effective, read_effective
 from gradsae_fast.store.records.generations import Generation, read_generations
 
 TOKENS_PER_SEGMENT = 1 << 18
-_MOST_STAGED = 1 << 30  # bytes that a revision brings, so that a disk needs no second store, and a kill loses little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ def compact_segments(
         QueryError: `tokens_per_segment` is not positive.
         BusyError: another process writes to the store.
         FormatError: a store of version 1, or of a newer release.
-        StoreError: missing, damaged, read-only, or on a full disk.
+        StoreError: missing, damaged, read-only, or on a full disk; or what was replaced could not be deleted.
     """
     if tokens_per_segment < 1:
         raise QueryError(f"got tokens_per_segment = {tokens_per_segment}; expected a positive number")
@@ -57,7 +56,7 @@ def compact_segments(
         while runs := _runs(reviser.effective, reviser.generations, tokens_per_segment):
             for run in runs:
                 _put(reviser, run)
-                if reviser.staged_bytes >= _MOST_STAGED:
+                if reviser.is_full:
                     break
             reviser.publish()
         after = reviser.effective

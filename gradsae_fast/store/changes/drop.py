@@ -1,6 +1,9 @@
-"""Documents that go for good: the segments that have them are written again without them, in one revision."""
+"""Documents that go for good: the segments that have them are written again without them.
 
-from collections.abc import Collection, Iterable, Mapping
+It is one revision, and so all or nothing, unless it is about more than a gigabyte of segments; then it is several.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +14,6 @@ from gradsae_fast.store.changes.rewrite import leave_out
 from gradsae_fast.store.places.place import Place, place_of
 from gradsae_fast.store.reader import ScoreStore, open_scores
 from gradsae_fast.store.records.effective import Effective, read_effective
-from gradsae_fast.store.records.revisions import Tombstone
 
 _FEW = 5  # keys that a message names
 
@@ -30,41 +32,57 @@ class DropReport:
     num_before: int  # documents asked for that were dropped before
     bytes_before: int
     bytes_after: int | None
+    unfinished: tuple[str, ...] = ()  # in a bucket: folders of killed writers, or ones at work, that may have them too
 
 
-def drop_documents(path: str | Place, keys: Iterable[str], *, dry_run: bool = False) -> DropReport:
+def drop_documents(
+    path: str | Place,
+    keys: Iterable[str] | Callable[[ScoreStore], Iterable[str]],
+    *,
+    dry_run: bool = False,
+    sweep: bool = False,
+) -> DropReport:
     """Take documents out of a store for good: no query has them any more, and none of its files.
 
     A key that was dropped before is passed over, so that an interrupted command can be given again. Where the store is
     extracted again after a repair, the documents are left out. It takes the memory of one segment, and on the disk, for
-    a while, as much again as the segments that have the documents.
+    a while, as much again as the segments that have the documents, or a gigabyte.
 
     Args:
         path: the store.
-        keys: ids of the documents; of several documents with one id, all go.
+        keys: ids of the documents, or what chooses them in the store; of several documents with one id, all go.
         dry_run: only look what would be done.
+        sweep: in a bucket, delete what other writers left unfinished too; only while none of them is at work.
 
     Raises:
         QueryError: a key that no document has, no keys, or those of all documents.
         BusyError: another process writes to the store.
         FormatError: a store of version 1, or of a newer release.
-        StoreError: missing, damaged, read-only, or on a full disk.
+        StoreError: missing, damaged, read-only, or on a full disk; or what was replaced could not be deleted.
     """
-    wanted = frozenset(keys)
     if dry_run:
         store = place_of(path)
         opened = open_scores(store, use_index=False)
+        wanted = _wanted(keys, opened)
         return _report(opened, _find(opened, read_effective(store), wanted), wanted, bytes_after=None)
-    with revising(path) as reviser:
-        found = _find(reviser.opened, reviser.effective, wanted)
-        report = _report(reviser.opened, found, wanted, bytes_after=0)
-        if not found:
-            return report
+    with revising(path, sweep=sweep) as reviser:
+        wanted = _wanted(keys, reviser.opened)
+        found = _find(reviser.opened, reviser.effective, wanted) if wanted or not sweep else {}
+        report, bytes_after = _report(reviser.opened, found, wanted, bytes_after=0), 0
         for number, here in found.items():
-            reviser.put([number], leave_out(reviser.read(number), here))
-        bytes_after = reviser.staged_bytes
-        reviser.publish([Tombstone(key=key, segment=number) for number, here in found.items() for key in sorted(here)])
-    return replace(report, bytes_after=bytes_after)
+            if reviser.is_full:
+                reviser.publish()
+            record = reviser.put([number], leave_out(reviser.read(number), here), sorted(here))
+            bytes_after += record.num_bytes
+        if found:
+            reviser.publish()
+        gone = [number for number, keys_of in reviser.effective.tombstones.items() if keys_of & wanted]
+        unfinished = tuple(reviser.unfinished(max(gone, default=-1)))
+    return replace(report, bytes_after=bytes_after, unfinished=unfinished)
+
+
+def _wanted(keys: Iterable[str] | Callable[[ScoreStore], Iterable[str]], store: ScoreStore) -> frozenset[str]:
+    return frozenset(keys(store) if callable(keys) else keys)
 
 
 def _find(store: ScoreStore, effective: Effective, wanted: frozenset[str]) -> dict[int, frozenset[str]]:

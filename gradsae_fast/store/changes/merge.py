@@ -15,7 +15,15 @@ from secrets import token_hex
 from typing import Any
 
 from gradsae_fast.errors import ConfigError, IdentityError, StoreError
-from gradsae_fast.store.changes.sources import MergePlan, Origin, Source, plan_merge, read_source
+from gradsae_fast.store.changes.sources import (
+    MergePlan,
+    Origin,
+    Source,
+    common_dictionary,
+    dropped_elsewhere,
+    plan_merge,
+    read_source,
+)
 from gradsae_fast.store.format.layout import RUN_VERSION
 from gradsae_fast.store.places.durable import (
     make_folder,
@@ -79,17 +87,18 @@ def merge_segments(
         on_segment: is told after each segment how many are there, and of how many.
 
     Raises:
-        ConfigError: no source, or `out` is one.
+        ConfigError: no source, or `out` is one, or lies in one.
         IdentityError: runs that differ in more than their documents, other dictionaries, or `out` is another store.
         CorpusError: documents of different runs have one key.
-        StoreError: a source is damaged, or incomplete where it was revised; the disk is full or read-only.
+        StoreError: a source is damaged, incomplete where it was revised, or has a run as it was before documents were
+            dropped from it in another source; the disk is full or read-only.
         BusyError: another process writes to `out`.
     """
     places, target = [place_of(source) for source in sources], place_of(out)
     _check_places(places, target)
     opened = [read_source(place) for place in places]
     plan = plan_merge(opened)
-    dictionary = _one_dictionary(opened)
+    dictionary = common_dictionary(opened)
     with storage_errors(target):
         make_folder(target)
         refuse_strangers(target)
@@ -98,6 +107,7 @@ def merge_segments(
             probe_exclusive(target)
             merge = _Merge(opened, plan, target, lock.alone, tell or (lambda _: None))
             merge.begin(dictionary)
+            merge.tell_of_dropped()
             return merge.copy_segments(on_segment or (lambda done, of: None))
         finally:
             lock.release()
@@ -106,28 +116,17 @@ def merge_segments(
 def _check_places(sources: Sequence[Place], target: Place) -> None:
     if not sources:
         raise ConfigError("no store to merge; expected one or more")
-    if _resolved(target) in map(_resolved, sources):
-        raise ConfigError(f"{target} is one of the stores to merge; they stay as they are: choose another folder")
+    out = _resolved(target)
+    for source in sources:
+        place = _resolved(source)
+        if out == place:
+            raise ConfigError(f"{target} is one of the stores to merge; they stay as they are: choose another folder")
+        if out.startswith(f"{place}/") or place.startswith(f"{out}/"):
+            raise ConfigError(f"one of {target} and {source} lies inside the other; choose a folder beside the stores")
 
 
 def _resolved(place: Place) -> str:
     return str(place.resolve() if isinstance(place, Path) else place)
-
-
-def _one_dictionary(sources: Sequence[Source]) -> tuple[Source, CommitRecord] | None:
-    """The dictionary of all sources that have one.
-
-    Raises:
-        IdentityError: they have different ones.
-    """
-    found = [(source, read_record(path)) for source in sources if (path := dictionary_record(source.place)).exists()]
-    for source, record in found[1:]:
-        if record.digest != found[0][1].digest:
-            raise IdentityError(
-                f"{source.place} has another dictionary (vocabulary or decoder norms) than {found[0][0].place}; "
-                "expected stores of the same model and SAEs"
-            )
-    return found[0] if found else None
 
 
 class _Merge:
@@ -150,7 +149,7 @@ class _Merge:
                 f"{self.target} was merged, and then documents were dropped or segments compacted: a merge cannot go "
                 "on with it; choose another folder, or leave it as it is"
             )
-        self.commits = recover(self.target, read_generations(self.target)[-1].segments.stop, alone=self.alone)
+        self.commits = recover(self.target, alone=self.alone)
         if dictionary is not None:
             self._copy_group(*dictionary, DICTIONARY, dictionary_record(self.target))
         for source in self.sources:
@@ -159,6 +158,16 @@ class _Merge:
         self._keep_plans()
         self._keep_gates()
         self._keep_certificate()
+
+    def tell_of_dropped(self) -> None:
+        """Say which documents of other corpora have keys that were dropped from a source."""
+        keys = dropped_elsewhere(self.sources, self.plan)
+        if keys:
+            self.tell(
+                f"{len(keys):,} documents have keys that were dropped from another of the stores "
+                f"({', '.join(map(repr, keys[:5]))}) and are copied, since they are of another corpus: where they must "
+                f"go too, run `gradsae drop {self.target}` with their keys"
+            )
 
     def copy_segments(self, on_segment: Callable[[int, int], object]) -> MergeReport:
         """Copy what is not there yet, and the exact effects of what is."""

@@ -17,9 +17,10 @@ from gradsae_fast.errors import StoreError
 from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, TokenTable
 from gradsae_fast.store.arrays.strings import JsonText
 from gradsae_fast.store.format.layout import TOKENS, Array
+from gradsae_fast.store.places.links import PlainFolders, read_pieces
 from gradsae_fast.store.places.place import Place
 from gradsae_fast.store.records.commits import CommitRecord
-from gradsae_fast.store.records.objects import describe
+from gradsae_fast.store.records.objects import describe_pieces
 from gradsae_fast.store.segment import StoredSegment
 
 _NULL = JsonText("null")
@@ -43,12 +44,14 @@ def check_objects(store: Place, record: CommitRecord) -> None:
     """Read every object of a segment and compare its sums, before what it says is rewritten and it is deleted.
 
     Raises:
-        StoreError: an object is not what was committed.
+        StoreError: an object is not what was committed, or a link.
     """
+    plain = PlainFolders(store)
     for known in record.objects:
         place = store / record.folder / known.key
+        plain.check(f"{record.folder}/{known.key}".rpartition("/")[0])
         try:
-            is_whole = describe(known.key, place.read_bytes()) == known
+            is_whole = describe_pieces(known.key, read_pieces(place)) == known
         except FileNotFoundError:
             is_whole = False
         if not is_whole:

@@ -6,17 +6,17 @@ segments that no plan has, so its effective segments are numbered anew and it is
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradsae_fast.errors import CorpusError, StoreError
+from gradsae_fast.errors import CorpusError, IdentityError, StoreError
 from gradsae_fast.store.arrays.stored import METADATA, encode_group
-from gradsae_fast.store.keys import repeated_keys
+from gradsae_fast.store.keys import KnownKeys, repeated_keys
 from gradsae_fast.store.places.ahead import concurrently
-from gradsae_fast.store.places.links import read_plain
-from gradsae_fast.store.places.place import Place
-from gradsae_fast.store.records.commits import CommitRecord, SegmentSummary
+from gradsae_fast.store.places.links import PlainFolders, read_plain, refuse_links
+from gradsae_fast.store.places.place import Place, key_below
+from gradsae_fast.store.records.commits import CommitRecord, SegmentSummary, read_record
 from gradsae_fast.store.records.effective import Effective, read_effective
 from gradsae_fast.store.records.facts import read_facts
 from gradsae_fast.store.records.generations import (
@@ -29,8 +29,10 @@ from gradsae_fast.store.records.generations import (
 from gradsae_fast.store.records.identity import compare_runs
 from gradsae_fast.store.records.objects import ObjectRecord, describe
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.store.sidecars.dictionary import dictionary_record
 
-_TOGETHER = 16  # objects of a segment that are in memory at a time, where they come out of a bucket
+_TOGETHER = 16  # objects of a segment that are in memory at a time, where they come out of a bucket,
+_BYTES_TOGETHER = 1 << 28  # and their bytes, where it is more than one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Source:
     place: Place
     generations: tuple[Generation, ...]
     effective: Effective
+    plain: PlainFolders
 
     def segment(self, number: int) -> StoredSegment:
         """Return a segment as readers of the source see it."""
@@ -49,13 +52,16 @@ class Source:
         """Return the bytes of an object of a record, whose folder is below `room` or else below the store.
 
         Raises:
-            StoreError: they are not those that were committed.
+            StoreError: they are not those that were committed, lie behind a link, or take more memory than there is.
         """
         path = (room or self.place) / record.folder / found.key
+        self.plain.check(key_below(path.parent, self.place))
         try:
             data = read_plain(path, found.length)
         except FileNotFoundError as error:
             raise _damaged(self.place, str(path), "is missing") from error
+        except MemoryError as error:
+            raise StoreError(f"{path} has {found.length:,} bytes, which is more memory than there is") from error
         if describe(found.key, data) != found:
             raise _damaged(self.place, str(path), "is not what was committed")
         return data
@@ -66,8 +72,7 @@ class Source:
         Raises:
             StoreError: as `read`.
         """
-        for first in range(0, len(record.objects), _TOGETHER):
-            batch = record.objects[first : first + _TOGETHER]
+        for batch in _batches(record.objects):
             read = concurrently(self.place, lambda found: self.read(record, found, room), batch)
             yield from zip((found.key for found in batch), read, strict=True)
 
@@ -126,10 +131,11 @@ def read_source(place: Place) -> Source:
     """Open a store to be merged.
 
     Raises:
-        StoreError: missing, not a store or damaged; or incomplete where it was revised.
+        StoreError: missing, not a store, damaged, or with links in it; or incomplete where it was revised.
         FormatError: written by a newer release.
     """
     generations = read_generations(place)
+    refuse_links(place)
     try:
         found = read_effective(place)
     except FileNotFoundError as error:
@@ -137,12 +143,13 @@ def read_source(place: Place) -> Source:
             f"{place} lacks {error.filename}: it looks half-copied; copy the whole folder again"
         ) from error
     refuse_stray_segments(place, generations, list(found.committed))
-    source = Source(place=place, generations=generations, effective=found)
+    source = Source(place=place, generations=generations, effective=found, plain=PlainFolders(place))
     for generation in generations:
-        missing = set(generation.segments) - found.committed
-        if missing and _is_revised(source, generation):
+        # Counted, as a record may claim any number of segments.
+        num_missing = generation.num_segments - sum(number in generation.segments for number in found.committed)
+        if num_missing and _is_revised(source, generation):
             raise StoreError(
-                f"{place} lacks {len(missing)} of its segments, and documents were dropped from it or segments "
+                f"{place} lacks {num_missing} of its segments, and documents were dropped from it or segments "
                 "compacted; expected all, as they cannot be computed elsewhere: run its extract (or append) command to "
                 "its end first"
             )
@@ -154,7 +161,8 @@ def plan_merge(sources: Sequence[Source]) -> MergePlan:
 
     Raises:
         IdentityError: runs that differ in more than their documents; shows the differing fields side by side.
-        StoreError: one segment of one run has different bytes in two stores.
+        StoreError: one segment of one run has different bytes in two stores, or one store has a run as it was before
+            documents were dropped from it, or segments compacted, in another.
         CorpusError: documents of different generations have one key.
     """
     generations: list[Generation] = []
@@ -162,7 +170,7 @@ def plan_merge(sources: Sequence[Source]) -> MergePlan:
     origins: dict[int, Origin] = {}
     for source in sources:
         for part in source.generations:
-            generation, numbers = _placed(source, part, generations)
+            generation, numbers = _placed(source, part, generations, parts)
             if generation.number == len(generations):
                 generations.append(generation)
                 parts.append([])
@@ -178,13 +186,20 @@ def plan_merge(sources: Sequence[Source]) -> MergePlan:
     return plan
 
 
-def _placed(source: Source, part: Generation, known: Sequence[Generation]) -> tuple[Generation, dict[int, int]]:
+def _placed(
+    source: Source,
+    part: Generation,
+    known: Sequence[Generation],
+    parts: Sequence[Sequence[tuple[Source, Generation]]],
+) -> tuple[Generation, dict[int, int]]:
     """The generation that a source's becomes a part of, and its segments there with their numbers in the source."""
     own = [number for number in source.effective.visible if number in part.segments]
     record, offsets = part.record, [number - part.first_segment for number in own]
     if _is_revised(source, part):
         record, offsets = replace(record, closed=True, num_segments=len(own)), list(range(len(own)))
-    found = None if record.closed else generation_of_run([one for one in known if not one.is_closed], record.identity)
+    found = generation_of_run(known, record.identity)
+    if found is not None and (found.is_closed or record.closed):
+        raise _would_come_back(source.place, parts[found.number][0][0].place, record.closed, found.is_closed)
     if found is not None:
         compare_runs(source.place, record, found.record)
     else:
@@ -195,10 +210,24 @@ def _placed(source: Source, part: Generation, known: Sequence[Generation]) -> tu
     return found, {found.first_segment + offset: number for offset, number in zip(offsets, own, strict=True)}
 
 
+def _would_come_back(place: Place, other: Place, *closed: bool) -> StoreError:
+    """Of a run that two stores have, of which one is `closed`, or both: whole, and without what was dropped."""
+    whole, part = (place, other) if closed[0] else (other, place)
+    remedy = (
+        "drop from one what was dropped from the other, and leave the other out"
+        if all(closed)
+        else f"leave {part} out, as {whole} has all of the run"
+    )
+    return StoreError(
+        f"{place} and {other} have one run, and documents were dropped from it, or segments compacted, in "
+        f"{'both' if all(closed) else whole}: what the other has would bring dropped documents back; {remedy}"
+    )
+
+
 def _is_revised(source: Source, generation: Generation) -> bool:
     """Whether documents were dropped from a generation, or its segments compacted."""
     found = source.effective
-    return not (found.replaced | found.tombstones.keys()).isdisjoint(generation.segments)
+    return any(number in generation.segments for number in found.replaced | found.tombstones.keys())
 
 
 def _take(origins: dict[int, Origin], number: int, origin: Origin) -> None:
@@ -231,6 +260,49 @@ def _refuse_repeated_keys(plan: MergePlan) -> None:
             "are unique in the merged store: take them out of one with `gradsae drop`, or extract with another "
             "--id-column"
         )
+
+
+def common_dictionary(sources: Sequence[Source]) -> tuple[Source, CommitRecord] | None:
+    """Return the dictionary of all sources that have one, and one of them; None where none has.
+
+    Raises:
+        IdentityError: they have different ones.
+    """
+    found = [(source, read_record(path)) for source in sources if (path := dictionary_record(source.place)).exists()]
+    for source, record in found[1:]:
+        if record.digest != found[0][1].digest:
+            raise IdentityError(
+                f"{source.place} has another dictionary (vocabulary or decoder norms) than {found[0][0].place}; "
+                "expected stores of the same model and SAEs"
+            )
+    return found[0] if found else None
+
+
+def dropped_elsewhere(sources: Sequence[Source], plan: MergePlan) -> list[str]:
+    """Return the keys of documents of the plan that were dropped from another store than theirs.
+
+    They are of another corpus (see `plan_merge`), where a key may be that of the same document or of another one.
+    """
+    found: dict[str, int] = {}
+    for source in sources:
+        dropped = source.effective.tombstones.values()
+        if dropped:
+            others = (origin for origin in plan.origins.values() if origin.source is not source)
+            known = KnownKeys(origin.source.segment(origin.number) for origin in others)
+            found |= known.common(sorted(frozenset().union(*dropped)))
+    return sorted(found)
+
+
+def _batches(objects: Iterable[ObjectRecord]) -> Iterator[list[ObjectRecord]]:
+    """Cut objects into runs that may be in memory together."""
+    batch: list[ObjectRecord] = []
+    for found in objects:
+        size = found.length + sum(one.length for one in batch)
+        if batch and (len(batch) == _TOGETHER or size > _BYTES_TOGETHER):
+            yield batch
+            batch = []
+        batch.append(found)
+    yield batch
 
 
 def _damaged(store: Place, path: str, what: str) -> StoreError:

@@ -144,9 +144,9 @@ def _configuration(codec: PCodec) -> dict[str, Any]:
     return {key: value for key, value in codec.get_config().items() if key != "id"}
 
 
-def checksum(data: bytes | memoryview) -> int:
-    """Return the CRC-32C (Castagnoli) of `data`."""
-    return int(google_crc32c.value(bytes(data)))
+def checksum(data: bytes | memoryview, before: int = 0) -> int:
+    """Return the CRC-32C (Castagnoli) of `data`, or of what has the checksum `before` with `data` after it."""
+    return int(google_crc32c.extend(before, bytes(data)))
 
 
 def add_checksum(payload: bytes) -> bytes:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.records import DocumentTable, SegmentScores, SparseScores, TokenTable
+from gradsae_fast.store.format.claims import MOST_LATENTS, MOST_NONZEROS, MOST_TOKENS
 from gradsae_fast.store.format.layout import TOKENS
 
 
@@ -13,11 +14,14 @@ def check_segment(segment: SegmentScores) -> None:
     """Refuse a segment whose parts do not fit together.
 
     Raises:
-        StoreError: lengths, orders or ids that contradict each other; says which, in which table.
+        StoreError: lengths, orders or ids that contradict each other; says which, in which table. Or it is larger than
+            any reader takes one.
     """
     label = f"segment {segment.index}"
     _check(bool(segment.sites), f"{label} has no site")
     num_tokens, num_documents = _check_tables(label, segment.tokens, segment.documents)
+    _check_extent(f"{label} has", num_tokens, "tokens", MOST_TOKENS)
+    _check_extent(f"{label} has", num_documents, "documents", MOST_TOKENS)
     _check(
         num_tokens == 0 or int(segment.tokens.document.max()) < num_documents,
         f"{label}: a token names a document beyond the {num_documents} of the segment",
@@ -47,6 +51,8 @@ def _check_tables(label: str, tokens: TokenTable, documents: DocumentTable) -> t
 def _check_scores(label: str, scores: SparseScores, num_tokens: int) -> None:
     indptr, indices = scores.indptr, scores.indices
     num_nonzeros = len(indices)
+    _check_extent(f"{label} has", scores.num_latents, "latents", MOST_LATENTS)
+    _check_extent(f"{label} has", num_nonzeros, "active latents", MOST_NONZEROS)
     _check(len(indptr) == num_tokens + 1, f"{label}: indptr has {len(indptr)} entries, expected {num_tokens + 1}")
     rows_fit = indptr[0] == 0 and indptr[-1] == num_nonzeros and bool(np.all(indptr[1:] >= indptr[:-1]))
     _check(rows_fit, f"{label}: indptr does not rise from 0 to the {num_nonzeros} non-zeros")
@@ -58,6 +64,12 @@ def _check_scores(label: str, scores: SparseScores, num_tokens: int) -> None:
         rising = indices[1:] > indices[:-1]
         rising[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < num_nonzeros)] - 1] = True
         _check(bool(rising.all()), f"{label}: latent ids do not ascend inside a token")
+
+
+def _check_extent(label: str, number: int, noun: str, most: int) -> None:
+    """Refuse what no reader would take; see `claims`."""
+    if number > most:
+        raise StoreError(f"{label} {number:,} {noun}; expected at most {most:,}: the format has no more in one segment")
 
 
 def _check(holds: bool, what: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradsae_fast.store.format.claims import LONGEST_STRINGS
 from gradsae_fast.store.format.layout import (
     BY_LATENT,
     BY_TOKEN,
@@ -54,6 +55,9 @@ def mismatch(spec: ArraySpec, dtype: np.dtype[Any], length: int, sizes: Mapping[
     size = sizes.get(name.removesuffix(_EDGE))
     if size is not None and length != size + name.endswith(_EDGE):
         return f"it has {length} elements; expected {size + name.endswith(_EDGE)}, as its commit record counts"
+    most = {"pair": sizes.get("nonzero"), "byte": LONGEST_STRINGS}.get(name)
+    if most is not None and length > most:
+        return f"it has {length} elements; expected at most {most}"
     return None
 
 

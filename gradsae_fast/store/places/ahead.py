@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gradsae_fast.store.places.bucket import BucketPath
+from gradsae_fast.store.places.durable import LONGEST_DOCUMENT
 from gradsae_fast.store.places.links import open_plain
 from gradsae_fast.store.places.place import Place
 
@@ -27,7 +28,7 @@ _THREADS = 16
 
 
 def read_heads(paths: Sequence[Place], size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the length of files in their order, and their first `size` bytes.
+    """Yield the length of JSON documents in their order, and their first `size` bytes.
 
     Raises:
         OSError: one cannot be read.
@@ -35,7 +36,8 @@ def read_heads(paths: Sequence[Place], size: int) -> Iterator[tuple[int, bytes]]
     for first in range(0, len(paths), _BATCH):
         batch = paths[first : first + _BATCH]
         if isinstance(batch[0], BucketPath):
-            whole = batch[0].client.get_many([path.key for path in batch if isinstance(path, BucketPath)])
+            keys = [path.key for path in batch if isinstance(path, BucketPath)]
+            whole = batch[0].client.get_many(keys, LONGEST_DOCUMENT)
             yield from ((len(data), data[:size]) for data in whole)
             continue
         with ExitStack() as stack:

@@ -73,13 +73,21 @@ class BucketPath:
         """
         return PurePosixPath(str(self)).relative_to(PurePosixPath(str(folder)))
 
-    def read_bytes(self) -> bytes:
-        """Return the object's bytes.
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """Return the object's bytes, or its first `most` + 1 where it is longer.
 
         Raises:
             FileNotFoundError: there is none.
         """
-        return self.client.get(self.key)
+        return self.client.get(self.key, most)
+
+    def read_pieces(self, size: int) -> Iterator[bytes]:
+        """Yield the object's bytes in pieces of about `size`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self.client.get_pieces(self.key, size)
 
     def read_tail(self, size: int) -> bytes:
         """Return the object's last `size` bytes, or all of a shorter one.

@@ -113,6 +113,9 @@ def create_exclusive(path: Place, data: bytes) -> None:
         sync(temporary)
         try:
             os.link(temporary, path)
+        except FileExistsError:
+            sync(path.parent)  # who finds it there goes on with it, and who made it may have been killed
+            raise
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -156,11 +159,34 @@ def move(source: Place, target: Place) -> None:
 
 
 def make_folder(path: Place) -> None:
-    """Create a directory and those above it, durably; it may exist already. A bucket has none."""
-    if isinstance(path, Path) and not path.is_dir():
+    """Create a directory and those above it, durably; it may exist already. A bucket has none.
+
+    Nothing is put into one before its own name is sure; one that is empty may be left of a process killed before that.
+    """
+    if not isinstance(path, Path):
+        return
+    if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
+    elif _is_empty(path):
+        with suppress(PermissionError):  # who may not read the folder above it did not make it
+            sync(path.parent)
+
+
+def _is_empty(folder: Path) -> bool:
+    with os.scandir(folder) as found:
+        return next(found, None) is None
+
+
+def settle_names(store: Place) -> None:
+    """Make every name in a store sure, and in the folders right below it; for who goes on with what others left.
+
+    A process may have been killed between making, renaming or removing a file and syncing its folder. What it did is
+    seen, and a power cut undoes it: nothing may be deleted or taken as done because of it before this.
+    """
+    if isinstance(store, Path):
+        sync_all([store, *(path for path in store.iterdir() if path.is_dir())])
 
 
 def probe_exclusive(folder: Place) -> None:

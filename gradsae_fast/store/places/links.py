@@ -11,6 +11,7 @@ A bucket has no links; these functions then do nothing.
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gradsae_fast.errors import StoreError
 from gradsae_fast.store.places.place import Place
 
 _IS_LINK = {errno.ELOOP, errno.EMLINK}
+_PIECE = 1 << 20
 
 
 class PlainFolders:
@@ -103,20 +105,37 @@ def open_plain(path: str, flags: int) -> int:
 
 
 def read_plain(path: Place, most: int) -> bytes:
-    """Return the bytes of a plain file, or its first `most` + 1 where it is longer; of an object, all.
+    """Return the bytes of a plain file or of an object, or its first `most` + 1 where it is longer.
 
     Raises:
         StoreError: a link, folder, pipe or device.
         OSError: it cannot be read.
     """
     if not isinstance(path, Path):
-        return path.read_bytes()
+        return path.read_bytes(most)
     with FileIO(str(path), opener=open_plain) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(min(size, most) + 1)
-        while len(data) <= most and (more := file.read(most + 1 - len(data))):  # a disk may give less than is asked for
+        while len(data) <= most and (
+            more := file.read(min(most + 1 - len(data), _PIECE))
+        ):  # a disk may give less than is asked for
             data += more
     return data
+
+
+def read_pieces(path: Place) -> Iterator[bytes]:
+    """Yield the bytes of a plain file or of an object in pieces of about a MiB, however long it is.
+
+    Raises:
+        StoreError: a link, folder, pipe or device.
+        OSError: it cannot be read.
+    """
+    if not isinstance(path, Path):
+        yield from path.read_pieces(_PIECE)
+        return
+    with FileIO(str(path), opener=open_plain) as file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 def _is_link(path: str) -> StoreError:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsae_fast.errors import BusyError, StoreError
-from gradsae_fast.store.places.durable import storage_errors
+from gradsae_fast.store.places.durable import settle_names, storage_errors
 from gradsae_fast.store.places.links import refuse_links
 from gradsae_fast.store.places.place import Place
 
@@ -27,6 +27,8 @@ _HELD = {errno.EWOULDBLOCK, errno.EACCES}
 
 class WriterLock:
     """The right to write to a store, held from construction to `release`. The file stays: deleting it would race.
+
+    What the holder finds is sure: names that a killed one left are synced first.
 
     A shared one is that of a worker, beside other workers; while nobody else is there, its holder is `alone` until it
     calls `share`, so that one worker begins a store and clears what killed ones left. In a bucket there is no lock.
@@ -55,6 +57,7 @@ class WriterLock:
         try:
             self._take(time.monotonic() + wait)
             self._say(f"{os.getpid()} on {socket.gethostname()}")
+            settle_names(store)
         except BaseException:
             self.release()
             raise

@@ -50,8 +50,8 @@ class ObjectClient:
         self._patient = patient  # takes the client's place with the first answer
         self._tails = Tails(lambda key: self._fetch_tail(key, _TAIL_BYTES))
 
-    def get(self, key: str) -> bytes:
-        """Return an object's bytes.
+    def get(self, key: str, most: int | None = None) -> bytes:
+        """Return an object's bytes, or its first `most` + 1 where it is longer, whose rest is not fetched.
 
         Raises:
             FileNotFoundError: there is none.
@@ -60,27 +60,43 @@ class ObjectClient:
         if expected and expected.is_whole:
             return expected.data
         with self._answered(key):
-            return bytes(self._api.get(self._client, key).bytes())
+            found = self._api.get(self._client, key)
+            if most is not None and int(found.meta["size"]) > most:
+                return bytes(self._api.get_range(self._client, key, start=0, end=most + 1))
+            return bytes(found.bytes())
 
-    def get_many(self, keys: Sequence[str]) -> Iterator[bytes]:
-        """Yield the bytes of objects in the order of their keys, fetching some at the same time.
+    def get_pieces(self, key: str, size: int) -> Iterator[bytes]:
+        """Yield an object's bytes in pieces of about `size`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        expected = self._tails.get(key)
+        if expected and expected.is_whole:
+            yield expected.data
+            return
+        with self._answered(key):
+            yield from map(bytes, self._api.get(self._client, key).stream(min_chunk_size=size))
+
+    def get_many(self, keys: Sequence[str], most: int) -> Iterator[bytes]:
+        """Yield what `get` returns of objects, in the order of their keys, fetching some at the same time.
 
         Raises:
             FileNotFoundError: one is not there.
         """
         with ThreadPoolExecutor(_THREADS) as pool:
-            yield from pool.map(self.get, keys)
+            yield from pool.map(lambda key: self.get(key, most), keys)
 
     def expect(self, key: str) -> None:
         """Begin to fetch the end of an object that is never written anew, for who reads it next."""
         self._tails.expect(key)
 
     def get_tail(self, key: str, size: int) -> bytes:
-        """Return the last `size` bytes of an object, or all of a shorter one.
+        """Return the last `size` bytes of an object, or all of a shorter one that is not long either.
 
         Raises:
             FileNotFoundError: there is none.
-            OSError: it is empty.
+            OSError: it is empty, or shorter than a `size` of more than 256 KiB.
         """
         tail = self._tails.get(key)
         if tail is None or not (tail.is_whole or len(tail.data) >= size):
@@ -196,19 +212,22 @@ class ObjectClient:
     def _fetch_tail(self, key: str, size: int) -> Tail:
         with self._answered(key, reaches_to=1):
             found = self._api.get(self._client, key, options={"range": {"suffix": size}})
-            return Tail(data=bytes(found.bytes()), length=int(found.meta["size"]))
+            length = int(found.meta["size"])
+            if length < size and size > _TAIL_BYTES:
+                raise OSError(errno.EIO, f"it has {length} bytes, too few", f"{self.url}/{key}")
+            return Tail(data=bytes(found.bytes()), length=length)
 
     def _settle(self, key: str, data: bytes, error: Exception) -> None:
         """Find out what became of a conditional write: by what is there now, and never by a guess."""
         try:
-            there = self.get(key)
+            there = self.get(key, len(data))
         except FileNotFoundError:
             raise self._unknown(key, error) from None
         if there != data:
             raise FileExistsError(errno.EEXIST, "there is such an object", f"{self.url}/{key}")
 
     def _compare(self, key: str, data: bytes) -> None:
-        if self.get(key) != data:
+        if self.get(key, len(data)) != data:
             raise StoreError(
                 f"{self.url}/{key}: the object storage gave back other bytes than were written; check the server, then "
                 "run the same command again"

@@ -29,12 +29,13 @@ from gradsae_fast.store.places.durable import (
     make_folder,
     read_document,
     remove_tree,
+    sync,
 )
-from gradsae_fast.store.places.links import refuse_links
+from gradsae_fast.store.places.links import read_pieces, refuse_links
 from gradsae_fast.store.places.place import Place
 from gradsae_fast.store.records.objects import (
     ObjectRecord,
-    describe,
+    describe_pieces,
     digest_of,
     missing_below,
     object_from,
@@ -148,8 +149,12 @@ def publish_segment(
     store: Place, index: int, objects: Iterable[tuple[str, bytes]], facts: dict[str, Any]
 ) -> CommitRecord:
     """Publish segment `index`; see `publish`."""
-    folder = f"{SEGMENTS}/{index:06d}-{token_hex(8)}"
-    return publish(store, folder, record_path(store, index), objects, {"segment": index, **facts})
+    return publish(store, new_attempt(index), record_path(store, index), objects, {"segment": index, **facts})
+
+
+def new_attempt(index: int) -> str:
+    """Return a folder below the store for the objects of a segment; nobody else has it, now or ever."""
+    return f"{SEGMENTS}/{index:06d}-{token_hex(8)}"
 
 
 def record_path(store: Place, index: int) -> Place:
@@ -231,7 +236,7 @@ def _read_back(attempt: Place, records: Iterable[ObjectRecord]) -> None:
             )
         return
     for record in records:
-        if describe(record.key, (attempt / record.key).read_bytes()) != record:
+        if describe_pieces(record.key, read_pieces(attempt / record.key)) != record:
             raise StoreError(
                 f"{attempt / record.key}: the disk gave back other bytes than were written; check the disk, then run "
                 "the same command again"
@@ -259,14 +264,8 @@ def writer_facts() -> dict[str, Any]:
     return {"host": socket.gethostname(), "process": os.getpid(), "time": now}
 
 
-def is_own(record: CommitRecord) -> bool:
-    """Whether this process made a record."""
-    mine = writer_facts()
-    return all(record.writer.get(name) == mine[name] for name in ("host", "process"))
-
-
 def prepare(store: Place) -> None:
-    """Create the folders that commits need.
+    """Create the folders that commits need; the records that are there, or were removed, are so for good then.
 
     Raises:
         StoreError: something in `store` is a symbolic link.
@@ -275,14 +274,13 @@ def prepare(store: Place) -> None:
     refuse_links(store)
     make_folder(store / COMMITS)
     make_folder(store / SEGMENTS)
+    sync(store / COMMITS)
 
 
 def remove_uncommitted(store: Place, commits: Iterable[CommitRecord]) -> None:
     """Delete the folders of attempts that no record names; only for the holder of the writer's lock."""
     committed = {commit.folder for commit in commits}
-    for path in (store / SEGMENTS).iterdir():
-        if f"{SEGMENTS}/{path.name}" not in committed:
-            remove_tree(path)
+    _remove_each([path for path in (store / SEGMENTS).iterdir() if f"{SEGMENTS}/{path.name}" not in committed])
 
 
 def remove_unnamed(record: Place) -> None:
@@ -296,6 +294,12 @@ def remove_unnamed(record: Place) -> None:
         named = read_record(record).folder.rpartition("/")[2] if record.exists() else None
     except StoreError:
         return
-    for path in record.parent.iterdir():
-        if path.is_dir() and path.name != named:
-            remove_tree(path)
+    _remove_each([path for path in record.parent.iterdir() if path.is_dir() and path.name != named])
+
+
+def _remove_each(folders: Sequence[Place]) -> None:
+    """Delete folders that lie side by side; a power cut does not bring them back."""
+    for folder in folders:
+        remove_tree(folder)
+    if folders:
+        sync(folders[0].parent)

@@ -4,7 +4,7 @@ A *committed* segment is one of a plan and has a commit record; an *effective* o
 that nothing was put in the place of, or a replacement, which stands for one or more committed ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -163,10 +163,11 @@ class _History:
             self._withdraw(withdrawn)
         stood_for = dict(self.covers)
         added = {one.segments[0]: (one.record, self._taken(one, stood_for)) for one in revision.replaced}
+        taken = {number for one in revision.replaced for number in one.segments}
         for number, (record, covered) in added.items():
             self.replacements[number], self.covers[number] = record, covered
         for tombstone in revision.dropped:
-            self._bury(tombstone, stood_for, revision)
+            self._bury(tombstone, stood_for, taken)
 
     def _withdraw(self, withdrawn: Withdrawal) -> None:
         record = self.replacements.pop(withdrawn.segment, None)
@@ -196,11 +197,11 @@ class _History:
             covered += self.covers.pop(number, (number,))
         return tuple(covered)
 
-    def _bury(self, tombstone: Tombstone, stood_for: Mapping[int, tuple[int, ...]], revision: Revision) -> None:
-        if not any(tombstone.segment in one.segments for one in revision.replaced):
+    def _bury(self, tombstone: Tombstone, stood_for: Mapping[int, tuple[int, ...]], taken: Container[int]) -> None:
+        if tombstone.segment not in taken:
             raise self._contradiction(
-                f"revision {revision.number} drops document {tombstone.key!r} of segment {tombstone.segment}, which it "
-                "does not replace"
+                f"revision {self.num_revisions} drops document {tombstone.key!r} of segment {tombstone.segment}, which "
+                "it does not replace"
             )
         numbers = stood_for[tombstone.segment]
         for number in numbers:

@@ -94,6 +94,11 @@ def read_generations(store: Place, run: RunRecord | None = None) -> tuple[Genera
     return tuple(generations)
 
 
+def count_generations(store: Place) -> int:
+    """Return how many generations a store has, by one look at it."""
+    return 1 + max(_numbers(store), default=0)
+
+
 def generation_record(store: Place, number: int) -> Place:
     """Return where the record of a generation after the first lies."""
     return store / GENERATIONS / f"{number:06d}.json"

@@ -4,11 +4,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.stages import span
+from gradsae_fast.store.format.claims import LONGEST_OBJECT
 from gradsae_fast.store.format.codecs import checksum
 from gradsae_fast.store.format.fields import Fields
 from gradsae_fast.store.format.safe_key import checked_key
@@ -44,12 +45,21 @@ def object_from(found: Fields, path: Place) -> ObjectRecord:
     if not (_CRC32C.fullmatch(crc32c) and _SHA256.fullmatch(sha256)):
         raise StoreError(f"{path} is damaged: an object has the sums {crc32c!r:.80} and {sha256!r:.80}")
     key = checked_key(found.text("key"), "the key of an object", path)
-    return ObjectRecord(key=key, length=found.count("length"), crc32c=int(crc32c, 16), sha256=sha256)
+    return ObjectRecord(key=key, length=found.count("length", LONGEST_OBJECT), crc32c=int(crc32c, 16), sha256=sha256)
 
 
 def describe(key: str, data: bytes) -> ObjectRecord:
     """Return the record of an object with these bytes."""
     return ObjectRecord(key=key, length=len(data), crc32c=checksum(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def describe_pieces(key: str, pieces: Iterable[bytes]) -> ObjectRecord:
+    """Return the record of an object with these bytes, which need not all be in memory."""
+    length, crc32c, sha256 = 0, 0, hashlib.sha256()
+    for piece in pieces:
+        length, crc32c = length + len(piece), checksum(piece, crc32c)
+        sha256.update(piece)
+    return ObjectRecord(key=key, length=length, crc32c=crc32c, sha256=sha256.hexdigest())
 
 
 def digest_of(objects: Iterable[ObjectRecord]) -> str:
@@ -96,20 +106,31 @@ def _missing_in_bucket(folder: BucketPath, records: Iterable[ObjectRecord]) -> l
     return faults
 
 
+def _bounded(attempt: Place, objects: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    for key, data in objects:
+        if len(data) > LONGEST_OBJECT:
+            raise StoreError(
+                f"{attempt / key} would have {len(data):,} bytes; expected at most {LONGEST_OBJECT:,}, as no reader "
+                "takes more: split long documents"
+            )
+        yield key, data
+
+
 @span("write")
 def write_objects(attempt: Place, objects: Iterable[tuple[str, bytes]]) -> tuple[ObjectRecord, ...]:
     """Write and sync all objects below `attempt`, which must not exist yet; return their records in order of key.
 
     Raises:
+        StoreError: one is longer than any reader takes.
         OSError: the disk is full, read-only or broken.
     """
     if isinstance(attempt, BucketPath):
-        written = (describe(key, data) for key, data in attempt.write_all(objects))
+        written = (describe(key, data) for key, data in attempt.write_all(_bounded(attempt, objects)))
         return tuple(sorted(written, key=lambda record: record.key))
     attempt.mkdir()
     folders = {""}
     records = []
-    for key, data in objects:
+    for key, data in _bounded(attempt, objects):
         parts = key.split("/")
         for depth in range(1, len(parts)):
             folder = "/".join(parts[:depth])

@@ -13,6 +13,7 @@ Letters: C latents, T tokens on each side, K neighbours.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from gradsae_fast.errors import StoreError
 from gradsae_fast.store.arrays.encoding import group_objects
 from gradsae_fast.store.arrays.stored import StoredArray
+from gradsae_fast.store.format.claims import MOST_LATENTS
 from gradsae_fast.store.format.fields import Fields
 from gradsae_fast.store.format.layout import (
     DESCRIBED,
@@ -41,7 +43,7 @@ from gradsae_fast.store.places.durable import (
 )
 from gradsae_fast.store.places.links import PlainFolders
 from gradsae_fast.store.places.place import Place
-from gradsae_fast.store.records.commits import CommitRecord, missing_objects, publish, read_record
+from gradsae_fast.store.records.commits import CommitRecord, missing_objects, publish, read_record, remove_unnamed
 
 FOLDER = "described"
 _RECORD = "commit.json"
@@ -93,13 +95,24 @@ def publish_described(store: Place, sites: Mapping[str, Described], profile: str
     with storage_errors(store):
         make_folder(folder)
         remove_temporaries(folder)
+        before = _folder_before(store)
         unseen = folder / f"{TEMPORARY}{token_hex(8)}"
         commit = publish(store, f"{FOLDER}/{token_hex(8)}", unseen, _objects(sites, profile), facts)
         move(unseen, path)
-        for other in folder.iterdir():
-            if other.is_dir() and f"{FOLDER}/{other.name}" != commit.folder:
-                remove_tree(other)
+        if isinstance(store, Path):
+            remove_unnamed(path)
+        elif before is not None:  # and nothing else: it may be what another process is writing
+            remove_tree(store / before)
     return commit
+
+
+def _folder_before(store: Place) -> str | None:
+    """The folder of the tables that are there, as their record names it; None where it is damaged, or there is none."""
+    try:
+        commit = _read_commit(store)
+    except StoreError:
+        return None
+    return None if commit is None else commit.folder
 
 
 def read_described(store: Place, site: str) -> Described | None:
@@ -142,23 +155,23 @@ def _read(store: Place, commit: CommitRecord, site: str) -> Described | None:
             f"{store} --all` again"
         )
     tables = {}
-    num_latents = facts.count("num_latents")
+    num_latents = facts.count("num_latents", MOST_LATENTS)
     for field, spec in _SPECS.items():
         width = facts.count("neighbours" if field in ("neighbours_CK", "cosine_CK") else "tokens")
-        values = _array(store, commit, site, spec)
+        values = _array(store, commit, site, spec)  # its length is looked at before it is read
         if len(values) != num_latents * width:
             raise StoreError(
                 f"{described_record(store)} is damaged: {spec.name} has {len(values)} entries; expected "
                 f"{num_latents} x {width}: run `gradsae describe {store} --all` again"
             )
-        tables[field] = values.reshape(num_latents, width)
+        tables[field] = values.read().reshape(num_latents, width)
     return Described(**tables)
 
 
-def _array(store: Place, commit: CommitRecord, site: str, spec: ArraySpec) -> Array:
+def _array(store: Place, commit: CommitRecord, site: str, spec: ArraySpec) -> StoredArray:
     path = f"{commit.folder}/sites/{component(site)}/{spec.name}"
     PlainFolders(store).check(path)
-    return StoredArray(store / path, f"{store}, {path}").read()
+    return StoredArray(store / path, f"{store}, {path}")
 
 
 def _site_facts(name: str, described: Described) -> dict[str, Any]:

@@ -14,7 +14,8 @@ Letters: M documents of a segment, K dense latents of a site.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
@@ -24,7 +25,7 @@ from gradsae_fast.store.arrays.encoding import exact_objects
 from gradsae_fast.store.arrays.stored import StoredArray
 from gradsae_fast.store.format.fields import Fields
 from gradsae_fast.store.format.layout import EXACT, Array, component, path_of
-from gradsae_fast.store.places.durable import make_folder, remove_temporaries, remove_tree, storage_errors, sync
+from gradsae_fast.store.places.durable import remove_temporaries, remove_tree, storage_errors, sync
 from gradsae_fast.store.places.links import PlainFolders, refuse_links
 from gradsae_fast.store.places.place import Place
 from gradsae_fast.store.records.commits import (
@@ -89,9 +90,8 @@ class ExactDense:
             StoreError: damaged data.
         """
         latents_K = self._read(segment, site, _LATENTS).astype(np.int64)
-        inside = (
-            len(latents_K) == 0 or 0 <= latents_K[0] <= latents_K[-1] < self._segments[segment].site(site).num_latents
-        )
+        num_latents = self._segments[segment].site(site).num_latents
+        inside = len(latents_K) == 0 or 0 <= latents_K[0] <= latents_K[-1] < num_latents
         if not inside or (latents_K[1:] <= latents_K[:-1]).any():
             raise StoreError(f"{self._folder}, segment {segment}, {site}: ids of latents that do not ascend; {_REMEDY}")
         return latents_K
@@ -140,7 +140,7 @@ class ExactWriter:
     """Writes the sidecars of one pass, a segment once; for the holder of the writer's lock.
 
     Sidecars of another share, of other dense latents or of segments that are no longer the store's are deleted, and so
-    is what a killed pass left half-written.
+    is what a killed pass left half-written; but in a bucket, where it may be what another process is writing.
 
     Raises:
         StoreError: a damaged sidecar, or a disk that is full or read-only.
@@ -154,13 +154,13 @@ class ExactWriter:
         self._folder = store / FOLDER
         self._profile = profile
         with storage_errors(store):
-            make_folder(self._folder)
             prepare(self._folder)
             remove_temporaries(self._folder / COMMITS)
             records = _read_room(self._folder)
             kept = {segment.index for segment in segments if self._fits(records.get(segment.index), segment)}
-            _remove_records(self._folder, records.keys() - kept)
-            remove_uncommitted(self._folder, [records[index] for index in kept])
+            _remove_sidecars(self._folder, {index: records[index] for index in records.keys() - kept})
+            if isinstance(store, Path):
+                remove_uncommitted(self._folder, [records[index] for index in kept])
         self._committed = kept
 
     @property
@@ -198,7 +198,8 @@ class ExactWriter:
 
 def rooms(store: Place) -> list[Place]:
     """Return the folders that are laid out for sidecars: of committed segments, and of those of each revision."""
-    return [room for room in (store / FOLDER, *_all_rooms(store)) if (room / COMMITS).is_dir()]
+    found = (store / FOLDER, *_all_rooms(store))  # in a bucket one with objects, and no record yet, is whole
+    return [room for room in found if (room / COMMITS if isinstance(room, Path) else room).is_dir()]
 
 
 def _all_rooms(store: Place) -> list[Place]:
@@ -266,32 +267,31 @@ def remove_stale(store: Place, effective: Effective, *, alone: bool) -> None:
         of_revision = _ROOM.fullmatch(room.name)
         if of_revision and not alone and int(of_revision[1]) > effective.num_revisions:
             continue
+        sync(room / COMMITS)  # a killed process may have removed records and not their folders
         records = _read_room(room)
-        stale = {
-            index: record
-            for index, record in records.items()
-            if record.facts["of"] not in digests and (of_revision or index in effective.replaced)
-        }
-        _remove_records(room, stale)
-        for index, record in stale.items():
-            remove_tree(room / record.folder)
-            del records[index]
-        if of_revision and not records:
+        gone = {index: record for index, record in records.items() if record.facts["of"] not in digests}
+        stale = {index: record for index, record in gone.items() if of_revision or index in effective.replaced}
+        _remove_sidecars(room, stale)
+        kept = [record for index, record in records.items() if index not in stale]
+        if of_revision and not kept:
             remove_tree(room)
+            sync(room.parent)
         elif alone and (room / SEGMENTS).is_dir():
-            remove_uncommitted(room, records.values())
+            remove_uncommitted(room, kept)
     if alone:
-        for path in _all_rooms(store):
-            if path not in whole:  # killed before it was laid out
-                remove_tree(path)
+        for path in {*_all_rooms(store)}.difference(whole):  # killed before they were laid out
+            remove_tree(path)
 
 
-def _remove_records(room: Place, segments: Collection[int]) -> None:
-    """Take sidecars out of sight for good, so that no power cut brings a record back whose objects are gone."""
-    for index in segments:
-        record_path(room, index).unlink()
-    if segments:
+def _remove_sidecars(room: Place, records: Mapping[int, CommitRecord]) -> None:
+    """Delete sidecars, out of sight for good first: no power cut brings a record back whose objects are gone."""
+    if records:
+        for index in records:
+            record_path(room, index).unlink()
         sync(room / COMMITS)
+        for record in records.values():
+            remove_tree(room / record.folder)
+        sync(room / SEGMENTS)
 
 
 def _check_facts(record: CommitRecord, path: Place) -> None:

@@ -13,8 +13,9 @@ Letters: D documents of the store, S committed segments, C latents, E leading to
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -29,9 +30,19 @@ from gradsae_fast.store.places.ahead import expect, read_heads
 from gradsae_fast.store.places.durable import TEMPORARY, make_folder, remove_tree, storage_errors, sync
 from gradsae_fast.store.places.links import PlainFolders
 from gradsae_fast.store.places.place import Place, below
-from gradsae_fast.store.records.commits import SEGMENTS, CommitRecord, SegmentSummary, publish, read_record
+from gradsae_fast.store.records.commits import (
+    SEGMENTS,
+    CommitRecord,
+    SegmentSummary,
+    find_records,
+    publish,
+    read_record,
+)
+from gradsae_fast.store.records.effective import Effective
+from gradsae_fast.store.records.revisions import find_revisions
 
 INDEX = "index"
+CLAIM = "claim"  # of the worker that makes the index in a bucket, where no lock keeps the others from it
 INDEX_FORMAT = "gradsae.index"
 _INDEX_VERSION = 2  # of what is in it: another one makes another generation
 _BEFORE_CHECKSUM = b'{"checksum": "'  # how every document begins, as its keys are sorted
@@ -53,6 +64,17 @@ def generation_of(commits: Mapping[int, Place], revisions: Sequence[Place] = ())
     stamps = [f"{length} {head[len(_BEFORE_CHECKSUM) :].decode('ascii', 'replace')}" for length, head in heads]
     lines = [f"{name} {stamp}\n" for name, stamp in zip(names, stamps, strict=True)]
     return hashlib.sha256("".join([f"{INDEX_FORMAT} {_INDEX_VERSION}\n", *lines]).encode()).hexdigest()[:16]
+
+
+def current_generation(store: Place) -> str:
+    """Return the name of the index of the segments that a store has now.
+
+    Raises:
+        StoreError: a revision is missing.
+        OSError: a record cannot be read.
+    """
+    commits = find_records(store)  # first: what revisions replace has been committed before them
+    return generation_of(commits, find_revisions(store))
 
 
 def index_record(store: Place, generation: str) -> Place:
@@ -91,25 +113,100 @@ def publish_index(
 ) -> "StoreIndex":
     """Write the arrays of an index and make it visible in place of any other; for the holder of the writer's lock.
 
+    In a bucket nobody holds it, and other processes may be making indices too: there the older ones go afterwards, and
+    nothing of those that are being made.
+
     Raises:
         StoreError: the disk is full, read-only or broken.
     """
     path = index_record(store, generation)
     attributes = {"": {"format": INDEX_FORMAT, "format_version": FORMAT_VERSION}}
     with storage_errors(store):
-        _clear(store)
+        make_folder(store / INDEX)
+        older = dict[Place, str]()
+        if isinstance(store, Path):
+            _clear(store)
+        else:
+            older = {record: _named_by(record) for record in index_records(store)}
+            path.unlink(missing_ok=True)  # one of the same segments that is made anew
         objects = group_objects(parts, attributes, profile)
         described = {**facts, "generation": generation, **_rolled_up(summaries)}
         record = publish(store, f"{INDEX}/{generation}-{token_hex(8)}", path, objects, described)
+        _remove(store, older, record.folder, path)
     return StoreIndex(store, record)
 
 
-def _clear(store: Place) -> None:
+def _named_by(record: Place) -> str:
+    """The folder that the record of an index names; empty where it is damaged or gone."""
+    try:
+        return read_record(record).folder
+    except (StoreError, FileNotFoundError):
+        return ""
+
+
+def _remove(store: Place, older: Mapping[Place, str], kept: str, path: Place) -> None:
+    """Delete records of indices but that at `path`, then the folders that they named but the one that is `kept`."""
+    for record in older.keys() - {path}:
+        record.unlink(missing_ok=True)
+    for folder in {*older.values()} - {"", kept}:
+        remove_tree(store / folder)
+    if not isinstance(store, Path):
+        (store / INDEX / CLAIM).unlink(missing_ok=True)
+
+
+def remove_unfinished(store: Place) -> None:
+    """Delete folders of indices that no record names, and the claim of who made one; for a process that is alone."""
+    (store / INDEX / CLAIM).unlink(missing_ok=True)
+    named = {_named_by(record) for record in index_records(store)}
+    for path in (store / INDEX).iterdir() if (store / INDEX).is_dir() else ():
+        if path.is_dir() and f"{INDEX}/{path.name}" not in named:
+            remove_tree(path)
+
+
+def refuse_stale(index: "StoreIndex", commits: Collection[int], revised: Effective, store: Place) -> None:
+    """Refuse an index of other segments than those that come of these commit records and what revisions made of them.
+
+    Of commit records only the numbers are looked at, as reading them is what the index is there to save; `verify` does.
+
+    Raises:
+        StoreError: it lacks a segment, or has one that is not there; names the first.
+    """
+    shown = {number: record.digest for number, record in revised.visible.items()}
+    own = set(commits) - revised.replaced
+    maybe_empty = own & revised.tombstones.keys()  # computed again: without the documents that were dropped before
+    wrong = (shown.keys() | own - maybe_empty) - index.summaries.keys()
+    wrong |= {
+        number
+        for number, summary in index.summaries.items()
+        if number not in own and shown.get(number) != summary.digest
+    }
+    if wrong:
+        raise StoreError(
+            f"{index} of {store} is not of the segments that are there: it differs in segment {min(wrong)}; "
+            f"{_remedy(store)}"
+        )
+
+
+def stale_index(store: Place, commits: Mapping[int, Place], now: Effective) -> Place | None:
+    """Return the record of the index that readers believe, if it is not of the segments that they see without it.
+
+    Raises:
+        OSError: a commit record cannot be read.
+    """
+    path = index_record(store, generation_of(commits, find_revisions(store)))
+    try:
+        index = StoreIndex(store, read_record(path))
+    except (FileNotFoundError, StoreError):
+        return None  # there is none, or it is damaged, which is another fault
+    shown = {number: SegmentSummary.of(record) for number, record in now.visible.items()}
+    return None if index.summaries == shown else path
+
+
+def _clear(store: Path) -> None:
     """Delete every index, the records first: none is ever there without its objects.
 
     Before a new one is written and not after it: who is killed in between leaves none, and so one is made again.
     """
-    make_folder(store / INDEX)
     for record in index_records(store):
         record.unlink(missing_ok=True)
     sync(store / INDEX)

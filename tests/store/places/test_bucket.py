@@ -24,6 +24,7 @@ from gradsae_fast.store.format.layout import TOKENS
 from gradsae_fast.store.places import connection
 from gradsae_fast.store.places.bucket import BucketPath
 from gradsae_fast.store.places.durable import create_exclusive, move, probe_exclusive, remove_tree, replace_file
+from gradsae_fast.store.places.links import read_pieces, read_plain
 from gradsae_fast.store.places.place import Place, key_below, place_of
 from gradsae_fast.store.sidecars.described import Described, publish_described, read_described
 from tests.store.synthetic import IDENTITY, SITE, make_segment
@@ -494,6 +495,35 @@ def test_an_endpoint_that_would_give_things_away_is_refused(
     with pytest.raises(StoreError, match=match) as caught:
         place_of("s3://bucket/prefix")
     assert "hunter2" not in str(caught.value)
+
+
+def test_of_an_object_that_is_longer_than_may_be_no_more_is_fetched(api: Obstore) -> None:
+    place = place_of(f"memory://longer-{next(_names)}/object")
+    assert isinstance(place, BucketPath)
+    replace_file(place, b"x" * 3_000_000)
+    fetched: list[int] = []
+    ranged = obstore.get_range
+
+    def get_range(client: Any, key: str, *, start: int, end: int) -> Any:
+        fetched.append(end - start)
+        return ranged(client, key, start=start, end=end)
+
+    api.get_range = get_range  # type: ignore[attr-defined]
+    assert read_plain(place, 1000) == b"x" * 1001
+    assert fetched == [1001]
+    assert read_plain(place, 3_000_000) == b"x" * 3_000_000
+    with pytest.raises(OSError, match="3000000 bytes, too few"):
+        place.read_tail(1 << 40)
+    assert b"".join(read_pieces(place)) == b"x" * 3_000_000
+    assert fetched == [1001]
+
+
+def test_metadata_that_is_too_long_is_refused_in_a_bucket_too(bucket: BucketPath) -> None:
+    for key, data in encode_array(np.arange(4, dtype=np.uint32), TOKENS[0], "compact").items():
+        replace_file(bucket / key, data)
+    replace_file(bucket / "zarr.json", b" " * (1 << 20))
+    with pytest.raises(StoreError, match="it has more than 65536 bytes"):
+        StoredArray(bucket, "an array")
 
 
 def test_a_profile_without_boto3_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

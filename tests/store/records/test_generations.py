@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from gradsae_fast import rank_documents, rank_latents, rank_tokens
 from gradsae_fast.errors import CorpusError, FormatError, IdentityError, StoreError
 from gradsae_fast.ranking.index import build_index
-from gradsae_fast.store import open_scores, repair, verify
+from gradsae_fast.records import SegmentScores
+from gradsae_fast.store import open_scores, repair, verify, writer
+from gradsae_fast.store.changes.drop import drop_documents
 from gradsae_fast.store.places.durable import document_bytes, read_document
+from gradsae_fast.store.records import commits
 from tests.store.conftest import CopyOf
 from tests.store.corpora import (
     CORPORA,
@@ -240,3 +244,45 @@ def test_writers_that_append_one_corpus_at_the_same_time_make_one_generation(cop
     assert len(store.generations) == 2
     assert store.is_complete
     assert verify(path) == []
+
+
+def with_keys(corpus: str, number: int, *keys: str) -> SegmentScores:
+    """A segment of a corpus whose first documents have these keys."""
+    segment = corpus_segment(corpus, number)
+    others = segment.documents.key[len(keys) :]
+    return replace(segment, documents=replace(segment.documents, key=[*keys, *others]))
+
+
+def test_a_key_that_another_corpus_has_brought_meanwhile_is_refused(copy_of: CopyOf) -> None:
+    path = copy_of(OLD, "grown")
+    with (
+        open_corpus_writer(path, NEW, append=True, shared=True) as first,
+        open_corpus_writer(path, NEWER, append=True, shared=True) as second,
+    ):
+        first.write(with_keys(NEW, 1, "one"))
+        second.write(with_keys(NEWER, 0, "two"))
+        with pytest.raises(CorpusError, match=r"1 of these keys already: 'two' \(segment 7\)"):
+            first.write(with_keys(NEW, 0, "two"))
+        with pytest.raises(CorpusError, match=r"1 of these keys already: 'one' \(segment 5\)"):
+            second.write(with_keys(NEWER, 1, "one"))
+    assert [segment.index for segment in open_scores(path).segments] == [0, 1, 2, 3, 5, 7]
+
+
+def test_a_key_that_two_corpora_bring_at_the_same_moment_is_told(
+    copy_of: CopyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copy_of(OLD, "grown")
+    with (
+        open_corpus_writer(path, NEW, append=True, shared=True) as first,
+        open_corpus_writer(path, NEWER, append=True, shared=True) as second,
+    ):
+
+        def publish_second(*args: Any) -> commits.CommitRecord:
+            monkeypatch.setattr(writer, "publish", commits.publish)
+            second.write(with_keys(NEWER, 0, "one"))
+            return commits.publish(*args)
+
+        monkeypatch.setattr(writer, "publish", publish_second)
+        with pytest.raises(CorpusError, match=r"'one' \(segment 7\).* Segment 4.* `gradsae drop` takes out both"):
+            first.write(with_keys(NEW, 0, "one"))
+    assert drop_documents(path, ["one"]).num_documents == 2

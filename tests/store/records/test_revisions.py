@@ -14,7 +14,7 @@ import pytest
 from gradsae_fast.errors import BusyError, FormatError, QueryError, StoreError
 from gradsae_fast.records import SegmentScores
 from gradsae_fast.store import ScoreWriter, open_scores, reader, repair, verify
-from gradsae_fast.store.changes import rewrite
+from gradsae_fast.store.changes import revise, rewrite
 from gradsae_fast.store.changes.compact import compact_segments
 from gradsae_fast.store.changes.drop import drop_documents
 from gradsae_fast.store.changes.rewrite import concatenate, leave_out
@@ -124,6 +124,17 @@ def test_the_text_of_a_dropped_document_is_in_no_file(whole: Path) -> None:
     assert named == {record.folder for record in read_effective(whole).records.values()}
 
 
+def test_a_drop_of_many_segments_is_several_revisions_with_the_same_end(
+    whole: Path, without: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revise, "_LONGEST_RECORD", 1)
+    at_once = drop_documents(whole, DROPPED, dry_run=True)
+    assert replace(drop_documents(whole, DROPPED), bytes_after=None) == at_once
+    assert len(read_revisions(whole)) == at_once.num_segments > 1
+    assert digests(whole) == without
+    assert verify(whole) == []
+
+
 def test_documents_are_dropped_one_after_the_other(whole: Path, without: dict[int, str]) -> None:
     for key in sorted(DROPPED):
         drop_documents(whole, [key])
@@ -217,7 +228,7 @@ def test_segments_with_one_missing_between_them_stay_apart(tmp_path: Path) -> No
 
 
 def test_a_long_compaction_publishes_as_it_goes(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradsae_fast.store.changes.compact._MOST_STAGED", 1)
+    monkeypatch.setattr("gradsae_fast.store.changes.revise._MOST_STAGED", 1)
     compact_segments(whole, tokens_per_segment=40)
     assert [len(revision.replaced) for revision in read_revisions(whole)] == [1, 1]
     assert len(open_scores(whole).segments) == 3

@@ -12,6 +12,8 @@ import zarr
 from gradsae_fast.errors import FormatError, StoreError
 from gradsae_fast.store import Described, open_scores, repair, verify
 from gradsae_fast.store.places.durable import document_bytes, read_document
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.commits import stage
 from gradsae_fast.store.sidecars import described as module
 from gradsae_fast.store.sidecars.described import described_record, publish_described, read_described
 from tests.store.synthetic import SITE
@@ -151,3 +153,14 @@ def test_tables_of_unequal_shapes_are_refused() -> None:
     for field in FIELDS:
         with pytest.raises(StoreError, match=r"expected \[C, T\] four times"):
             module.Described(**tables | {field: tables[field][:-1]})
+
+
+def test_writing_again_in_a_bucket_leaves_alone_what_another_process_is_writing(tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    store: Any = place_of(f"memory://described-{tmp_path.name}/scores")
+    first = publish_described(store, {SITE: make_described(1)}, "compact")
+    stage(store, "described/0123456789abcdef", [("zarr.json", b"{}")], {})
+    second = publish_described(store, {SITE: make_described(2)}, "compact")
+    assert first.folder != second.folder
+    assert sorted(groups(store)) == sorted(["0123456789abcdef", second.folder.removeprefix("described/")])
+    assert_same(read_described(store, SITE), make_described(2))
