@@ -5,8 +5,8 @@
     python -m benchmarks.durability --out benchmarks/results --only kills-extract,power-protocol
 
 from the root of the repository writes `<date>-durability.json` and `.md`, after every piece of some minutes anew; run
-again on the same day, it goes on with the pieces that are not done. Everything happens below --work, a folder on the
-disk in question (default: where temporary files go).
+again on the same day, it goes on with the pieces that are not done, and begins anew where the store's sources changed.
+Everything happens below --work, a folder on the disk in question (default: where temporary files go).
 """
 
 import argparse
@@ -43,7 +43,8 @@ def main() -> None:
     date = time.strftime("%Y-%m-%d")
     path = options.out / f"{date}-durability.json"
     machine, code = _machine(), _code()
-    lines = [line for file in (path, *options.add) for line in read_lines(file)]
+    read = (line for file in (path, *options.add) for line in read_lines(file))
+    lines = list({(line.kind, line.seed, line.what): line for line in read if line.code == code}.values())
     done = {(line.kind, line.seed) for line in lines}
     for piece in pieces(options):
         if (piece.kind, piece.seed) in done or not _is_asked(piece, options):

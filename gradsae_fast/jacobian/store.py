@@ -32,11 +32,10 @@ from gradsae_fast.store.places.place import disk_path_of
 from gradsae_fast.store.records.commits import (
     COMMITS,
     CommitRecord,
-    find_records,
     missing_objects,
     prepare,
     publish_segment,
-    read_record,
+    read_commits,
     remove_uncommitted,
 )
 
@@ -150,7 +149,7 @@ def open_jacobian(path: str | Path) -> JacobianStore:
     """Open a store for reading; it may be incomplete. StoreError where it is missing, of another kind, or damaged."""
     store = disk_path_of(path)
     run = _read_run(store)
-    records = {index: read_record(found) for index, found in find_records(store).items()}
+    records = read_commits(store)
     for index, record in records.items():
         _check_present(store, index, record)
     widths = next((tuple(record.facts["num_latents"]) for record in records.values()), (0, 0))
@@ -218,7 +217,7 @@ def _recover(store: Path) -> dict[int, CommitRecord]:
     prepare(store)
     for folder in (store, store / COMMITS):
         remove_temporaries(folder)
-    records = {index: read_record(path) for index, path in find_records(store).items()}
+    records = read_commits(store)
     for index, record in records.items():
         _check_present(store, index, record)
     remove_uncommitted(store, records.values())

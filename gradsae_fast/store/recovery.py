@@ -12,10 +12,9 @@ from gradsae_fast.store.records.commits import (
     COMMITS,
     SEGMENTS,
     CommitRecord,
-    find_records,
     missing_objects,
     prepare,
-    read_record,
+    read_commits,
     remove_uncommitted,
     remove_unnamed,
 )
@@ -59,9 +58,7 @@ def recover(store: Place, *, alone: bool) -> dict[int, CommitRecord]:
         for folder in (store, *(path for path in store.iterdir() if path.is_dir())):
             remove_temporaries(folder)
     revisions = read_revisions(store)
-    listed = find_records(store)
-    commits = dict(zip(listed, concurrently(store, read_record, listed.values()), strict=True))
-    found = effective(commits, revisions, store)
+    found = effective(read_commits(store), revisions, store)
     # After the segments: another writer may be adding a generation and its first ones.
     refuse_stray_segments(store, read_generations(store), list(found.records))
     missing = concurrently(store, partial(missing_objects, store), found.records.values())

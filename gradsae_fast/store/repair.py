@@ -8,7 +8,7 @@ from gradsae_fast.errors import StoreError
 from gradsae_fast.store.places.durable import make_folder, move, storage_errors
 from gradsae_fast.store.places.lock import WriterLock
 from gradsae_fast.store.places.place import Place, key_below, place_of
-from gradsae_fast.store.records.commits import COMMITS, find_records, read_record, record_path
+from gradsae_fast.store.records.commits import COMMITS, read_commits, record_path
 from gradsae_fast.store.records.effective import Effective, effective
 from gradsae_fast.store.records.generations import GENERATIONS, read_generations
 from gradsae_fast.store.records.identity import RUN_FILE, read_run
@@ -100,8 +100,7 @@ def _withdraw(store: Place, numbers: Sequence[int], revisions: Sequence[Revision
         return
     withdrawn = tuple(Withdrawal(segment=number, digest=now.records[number].digest) for number in numbers)
     revision = Revision(number=len(revisions) + 1, withdrawn=withdrawn)
-    commits = {number: read_record(path) for number, path in find_records(store).items()}
-    effective(commits, [*revisions, revision], store)  # refuses what no reader could read
+    effective(read_commits(store), [*revisions, revision], store)  # refuses what no reader could read
     publish_revision(store, revision)
     complete_copies(store, [revision])
 

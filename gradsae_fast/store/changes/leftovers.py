@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.store.places.place import Place, key_below
-from gradsae_fast.store.records.commits import COMMITS, SEGMENTS, find_records, read_record
+from gradsae_fast.store.records.commits import COMMITS, SEGMENTS, read_commits
 from gradsae_fast.store.records.effective import Effective
 from gradsae_fast.store.sidecars.exact import FOLDER as EXACT
 
@@ -23,8 +23,8 @@ def unnamed_folders(store: Place, found: Effective) -> list[str]:
     if (store / EXACT).is_dir():
         for room in (store / EXACT, *(path for path in (store / EXACT).iterdir() if path.is_dir())):
             if room.name not in (COMMITS, SEGMENTS):
-                records = find_records(room) if (room / COMMITS).is_dir() else {}
-                folders += _unnamed(store, room, {read_record(path).folder for path in records.values()})
+                records = read_commits(room) if (room / COMMITS).is_dir() else {}
+                folders += _unnamed(store, room, {record.folder for record in records.values()})
     return folders
 
 

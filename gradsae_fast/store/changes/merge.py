@@ -37,10 +37,10 @@ from gradsae_fast.store.places.place import Place, place_of
 from gradsae_fast.store.records.commits import (
     COMMITS,
     CommitRecord,
-    find_records,
     prepare,
     publish,
     publish_segment,
+    read_commits,
     read_record,
     remove_uncommitted,
 )
@@ -286,7 +286,7 @@ class _Merge:
         if not (folder / COMMITS).is_dir():
             return {}
         prepare(folder)
-        there = {number: read_record(path) for number, path in find_records(folder).items()}
+        there = read_commits(folder)
         if self.alone:
             remove_temporaries(folder / COMMITS)
             remove_uncommitted(folder, there.values())

@@ -24,7 +24,7 @@ from gradsae_fast.store.places.durable import remove_tree, storage_errors
 from gradsae_fast.store.places.lock import locked
 from gradsae_fast.store.places.place import Place, place_of
 from gradsae_fast.store.reader import ScoreStore, open_scores
-from gradsae_fast.store.records.commits import SEGMENTS, CommitRecord, find_records, read_record, stage
+from gradsae_fast.store.records.commits import SEGMENTS, CommitRecord, read_commits, stage
 from gradsae_fast.store.records.effective import Effective, effective
 from gradsae_fast.store.records.generations import read_generations, require_version_2
 from gradsae_fast.store.records.revisions import (
@@ -97,7 +97,7 @@ class Reviser:
             recover(self.path, alone=self._alone)
             if self._sweep:
                 remove_unfinished(self.path)
-            self._commits = {number: read_record(path) for number, path in find_records(self.path).items()}
+            self._commits = read_commits(self.path)
             self.generations = read_generations(self.path)
             self._revisions = read_revisions(self.path)
         self.effective: Effective = effective(self._commits, self._revisions, self.path)

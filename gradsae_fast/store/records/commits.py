@@ -22,6 +22,7 @@ from gradsae_fast.stages import span
 from gradsae_fast.store.format.fields import Fields
 from gradsae_fast.store.format.layout import FORMAT_VERSION, component
 from gradsae_fast.store.format.safe_key import checked_folder
+from gradsae_fast.store.places.ahead import concurrently
 from gradsae_fast.store.places.bucket import BucketPath
 from gradsae_fast.store.places.durable import (
     create_exclusive,
@@ -186,6 +187,18 @@ def read_record(path: Place) -> CommitRecord:
     document = read_document(path)
     room = SEGMENTS if path.parent.name == COMMITS else path.parent.name
     return record_from(document, path, room)
+
+
+def read_commits(store: Place) -> dict[int, CommitRecord]:
+    """Read all commit records of a store, by segment, ascending.
+
+    Raises:
+        StoreError: one is damaged.
+        FormatError: written by a newer release.
+        FileNotFoundError: the folder is missing, or a record that was listed is gone.
+    """
+    found = find_records(store)
+    return dict(zip(found, concurrently(store, read_record, found.values()), strict=True))
 
 
 def record_from(document: dict[str, Any], path: Place, room: str) -> CommitRecord:

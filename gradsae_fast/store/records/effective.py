@@ -10,9 +10,8 @@ from functools import cached_property
 
 from gradsae_fast.errors import StoreError
 from gradsae_fast.store.format.claims import check_claims
-from gradsae_fast.store.places.ahead import concurrently
 from gradsae_fast.store.places.place import Place
-from gradsae_fast.store.records.commits import CommitRecord, find_records, read_record, record_path
+from gradsae_fast.store.records.commits import CommitRecord, read_commits, read_record, record_path
 from gradsae_fast.store.records.revisions import (
     Replacement,
     Revision,
@@ -67,8 +66,7 @@ def read_effective(store: Place) -> Effective:
         StoreError: one is missing or damaged, or they contradict each other.
         FormatError: written by a newer release.
     """
-    listed = find_records(store)
-    commits = dict(zip(listed, concurrently(store, read_record, listed.values()), strict=True))
+    commits = read_commits(store)
     return effective(commits, read_revisions(store), store)
 
 
