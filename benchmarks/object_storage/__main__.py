@@ -61,6 +61,9 @@ def _trials(
         **written,
         **read,
         "two writers at once, responses lost": partial(trials.two_writers, server, promised, options.rounds, 0),
+        "dropped from and compacted, responses lost": partial(
+            trials.revised_stores, server, folder, options.revisions, 0
+        ),
         "writer killed at random": partial(_kills, server, folder, options.kills),
         "server killed under load and restarted": partial(
             trials.killed_servers, server, promised[0], options.server_kills, 0
@@ -150,6 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=200, help="faults of each sort")
     parser.add_argument("--kills", type=int, default=200, help="writers killed")
     parser.add_argument("--rounds", type=int, default=200, help="rounds of two writers")
+    parser.add_argument("--revisions", type=int, default=50, help="stores that are dropped from and compacted")
     parser.add_argument("--server-kills", type=int, default=20, help="servers killed, some twenty seconds each")
     parser.add_argument("--refusals", type=int, default=20)
     return parser.parse_args()

@@ -8,20 +8,27 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from unittest import mock
 
+from benchmarks.durability.contents import numbers
+from benchmarks.durability.small_run import ignore, small_segment
 from benchmarks.object_storage.promised import Promised, repeat, unnamed, write
 from benchmarks.object_storage.proxy import Fault, Proxy, Request
 from benchmarks.object_storage.servers import BUCKET, Server, environment
 from gradsae_fast.errors import GradsaeError, StoreError
-from gradsae_fast.store import open_scores
+from gradsae_fast.store import open_scores, verify
+from gradsae_fast.store.changes.compact import compact_segments
+from gradsae_fast.store.changes.drop import drop_documents
 from gradsae_fast.store.places import connection
 from gradsae_fast.store.places.durable import TEMPORARY
 from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.commits import SEGMENTS
 
 WRITING = (
     Fault.SLOW_DOWN,
@@ -172,6 +179,42 @@ def _not_one_of_both(
             for index in acknowledged
             if seen.get(index) != promised[seed].digests[index]
         ]
+    return found
+
+
+def revised_stores(server: Server, folder: Path, rounds: int, seed: int) -> Outcome:
+    """Drop a document and compact, responses lost, until both succeed; the store is as it would be on a disk."""
+    outcome = Outcome()
+    gone = small_segment(1).documents.key[0]
+    on_disk = folder / "revised"
+    write(on_disk, ignore)
+    drop_documents(on_disk, [gone])
+    compact_segments(on_disk)
+    expected = [numbers(segment) for segment in open_scores(on_disk).segments]
+    with Proxy(("127.0.0.1", server.port), Chance(Fault.LANDED_LOST, seed, 0.02)) as proxy:
+        for _ in range(rounds):
+            store = new_store()
+            with through(server.url):
+                write(store, ignore)
+            for revise in (partial(drop_documents, store, [gone]), partial(compact_segments, store)):
+                with impatient(3), through(proxy.url):
+                    done, wrong = repeat(revise, store, _LIVES)
+                outcome.violations += wrong if done else [*wrong, f"{store}: {revise.func.__name__} never succeeds"]
+            with through(server.url):
+                outcome.violations += _not_as_revised(store, expected)
+            outcome.trials += 1
+    return outcome
+
+
+def _not_as_revised(store: str, expected: Sequence[str]) -> list[str]:
+    place = place_of(store)
+    found = [f"{store}: {fault}" for fault in verify(place)]
+    segments = open_scores(place, use_index=False).segments
+    if [numbers(segment) for segment in segments] != list(expected):
+        found.append(f"{store}: revised, it has other numbers than on a disk")
+    there = {path.name for path in (place / SEGMENTS).iterdir() if path.is_dir()}
+    if left := there - {segment.folder.name for segment in segments}:
+        found.append(f"{store}: what was replaced is still there: {sorted(left)}")
     return found
 
 

@@ -57,6 +57,10 @@ def test_two_writers_at_once_commit_each_segment_once(server: Server, promised: 
     assert trials.two_writers(server, promised, rounds=2, seed=0).violations == []
 
 
+def test_a_store_that_is_dropped_from_and_compacted_is_as_it_would_be_on_a_disk(server: Server, tmp_path: Path) -> None:
+    assert trials.revised_stores(server, tmp_path, rounds=1, seed=0).violations == []
+
+
 def test_a_writer_killed_at_random_moments_and_run_again_leaves_an_uninterrupted_run(
     server: Server, tmp_path: Path
 ) -> None:

@@ -32,7 +32,8 @@ def _unnamed(store: Place, room: Place, named: set[str]) -> list[str]:
     folder = room / SEGMENTS
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     unnamed = [name for name in names if f"{SEGMENTS}/{name}" not in named and _ATTEMPT.fullmatch(name)]
-    return [f"{key_below(folder, store)}/{name}" for name in unnamed]
+    # A server may go on listing a folder for minutes after its last object was deleted (SeaweedFS does).
+    return [f"{key_below(folder, store)}/{name}" for name in unnamed if (folder / name).is_dir()]
 
 
 def refuse_replaced(store: Place, found: Effective, *, alone: bool) -> None:

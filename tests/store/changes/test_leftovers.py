@@ -84,6 +84,20 @@ def kill_while_writing(store: Any, number: int, patch: pytest.MonkeyPatch) -> st
     return left
 
 
+def test_a_server_that_still_lists_emptied_folders_is_no_reason_to_say_that_texts_are_left(
+    bucket: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [path.name for path in (bucket / "segments").iterdir()]
+
+    def remembering(client: ObjectClient, key: str, real: Any = ObjectClient.entries) -> list[str]:
+        return sorted({*real(client, key), *(f"{key}/{name}" for name in before if key.endswith("/segments"))})
+
+    monkeypatch.setattr(ObjectClient, "entries", remembering)
+    assert drop(bucket, GONE).num_documents == 1
+    compact(bucket)
+    assert open_scores(bucket).index is not None
+
+
 @pytest.mark.parametrize("named", [{"document": GONE}, {"where": "Party=Whig"}])
 def test_a_drop_that_could_not_delete_names_the_folders_and_the_same_command_deletes_them(
     store: Place, named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
