@@ -21,11 +21,13 @@ from gradsae_fast.certify.agreement import average_ranks, pearson, sign_agreemen
 from gradsae_fast.certify.reopen import reopen
 from gradsae_fast.certify.sample import draw_documents, draw_samples
 from gradsae_fast.cli_certify import certify as certify_verb
+from gradsae_fast.compact import compact
 from gradsae_fast.config import ExtractConfig, config_from_tables
 from gradsae_fast.corpus.segments import read_segments
 from gradsae_fast.errors import ConfigError, IdentityError, ScoreError, StoreError
 from gradsae_fast.exact import dense_latents
 from gradsae_fast.extract import extract
+from gradsae_fast.merge import merge
 from gradsae_fast.model.patching import output_hook
 from gradsae_fast.positions import position_masks
 from gradsae_fast.prepare import Prepared
@@ -288,6 +290,14 @@ def test_library_versions_may_differ_and_are_recorded(store: Path, monkeypatch: 
     certificate = certify(store, sampling=SMALL, on_message=told.append)
     assert certificate.differences == {"versions.tokenizers": (version("tokenizers"), "9.9")}
     assert "versions.tokenizers was" in told[0]
+
+
+def test_a_store_merged_out_of_a_revised_one_cannot_be_measured_again(store: Path, tmp_path: Path) -> None:
+    compact(store)
+    merge([store], tmp_path / "merged")
+    for path in (store, tmp_path / "merged"):
+        with pytest.raises(StoreError, match="certify before `gradsae drop` and `gradsae compact`"):
+            certify(path, sampling=SMALL)
 
 
 def test_a_store_without_scores_cannot_be_certified(store: Path) -> None:

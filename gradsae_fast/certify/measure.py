@@ -14,6 +14,7 @@ from gradsae_fast.certify.agreement import pearson, sign_agreement, slope, slope
 from gradsae_fast.certify.reopen import reopen
 from gradsae_fast.certify.sample import DrawnDocument, Sample, Sampling, draw_documents, draw_samples
 from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import ConfigError, StoreError
 from gradsae_fast.exact.effects import DocumentRemoval, Place, check_values, document_effects
 from gradsae_fast.model.objectives import ObjectiveFunction
@@ -55,7 +56,7 @@ def certify(
     tell = on_message or (lambda _: None)
     sampling = sampling or Sampling()
     store = open_scores(path)
-    if store.num_revisions:
+    if store.num_revisions or store.generations[0].is_closed:
         raise StoreError(
             f"documents of {store.path} were dropped or its segments compacted, so that they are no longer those "
             "of the corpus's plan and cannot be measured again; certify before `gradsae drop` and `gradsae compact`, "
@@ -69,7 +70,7 @@ def certify(
         if prepared.method.path_steps:
             tell("the scores are integrated gradients: shares of a joint effect, no estimates of a single removal")
         samples = list(draw_samples(store, drawn, sampling))
-        tell(f"ablating {len(samples)} samples of {len(drawn)} documents")
+        tell(f"ablating {counted(len(samples), 'sample')} of {counted(len(drawn), 'document')}")
         exact_N, deviation = _measure(prepared, drawn, samples, tokens_per_batch, tell)
         certificate = Certificate(
             agreements=tuple(_agreements(samples, exact_N, sampling.seed)),

@@ -61,7 +61,8 @@ def _config_of(store: ScoreStore, error_term: bool | None, device: str | None) -
     tables: dict[str, Any] = copy.deepcopy(store.run["config"])
     tables["sae"] = tables.pop("saes")
     tables["model"]["dtype"] = store.identity["model"]["dtype"].removeprefix("torch.")
-    tables["model"]["device"] = device or tables["model"]["device"]
+    if device is not None:  # on one device, wherever the run's model was spread
+        tables["model"] |= {"device": device, "device_map": None}
     if error_term is not None:
         tables["score"] |= {"use_error_term": error_term, "splice": None if error_term else tables["score"]["splice"]}
     return config_from_tables(tables)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from gradsae_fast import open_scores
 from gradsae_fast.config import ExtractConfig, ModelConfig
+from gradsae_fast.describe import describe
 from gradsae_fast.errors import ConfigError, ModelError
 from gradsae_fast.extract import extract
 from gradsae_fast.model import load
@@ -68,6 +69,8 @@ def test_a_model_that_is_spread_gives_the_bytes_of_one_that_is_whole(
     stored = open_scores(config.store.path)
     assert stored.identity == open_scores(whole.store.path).identity, "it is the same run, and may go on with either"
     assert stored.run["machine"]["spread"]["lm_head"] == "cpu"
+    described = describe(stored, [0], site=stored.sites[0], device="cpu", output_score=False)
+    assert described.num_rows == 1, "who asks for one device gets it, wherever the run's model was spread"
 
 
 def test_hooks_of_accelerate_are_still_there_after_a_run(tiny_model_folder: Path, spread: list[str]) -> None:
