@@ -4,6 +4,8 @@
     version           release of this package that wrote the export
     run               digest of the store's identity, as in every ranking
     complete          whether every segment of the corpus was committed
+    revisions         how often segments were replaced since (drop, compact, repair);  dropped  documents that were
+                      dropped; both are absent where none
     site, objective, by, unit, influence_unit, sign, includes_special      as in a ranking (see `ranking.answer`)
     num_documents     chosen documents with at least one counted token;  num_tokens  their counted tokens
     document, where, latent      what was asked for; absent where everything was
@@ -49,6 +51,8 @@ def describe_export(
         "version": version("gradsae-fast"),
         "run": identity_digest(store),
         "complete": store.is_complete,
+        "revisions": store.num_revisions or None,
+        "dropped": store.num_dropped or None,
         "site": question.site,
         "objective": question.objective,
         "by": question.by,

@@ -19,6 +19,7 @@ Metadata of every table (text as it is, everything else as JSON; what does not a
     seed                of their draw; absent where they are all there are
     groups              of an answer about groups: each value of the column and how many documents it has
     run                 digest of the store's identity (configuration, model, SAE, corpus)
+    revisions           how often segments of the store were replaced since (drop, compact, repair); absent where never
     written             of oddities: what an activation share is a share of
     num_candidates      of oddities: latents that pass the floors min_active, min_documents and max_frequency
     site_b, run_b       of a comparison: the second store's; what else it has is listed in `compare`
@@ -89,6 +90,7 @@ def build_table(
         "polarity": question.polarity,
         "exact_dense": None if question.exact is None else question.exact.store.share,
         "run": identity_digest(store),
+        "revisions": store.num_revisions or None,
         **facts,
     }
     encoded = {key: _encode(key, value) for key, value in described.items() if value is not None or key == "k"}

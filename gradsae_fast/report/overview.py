@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from gradsae_fast.counts import counted
 from gradsae_fast.method import influence_unit
 from gradsae_fast.report.charts import density_chart, scatter_chart, share_chart
 from gradsae_fast.report.contrasts import Contrast
@@ -51,11 +52,11 @@ def overview_values(subject: Subject, words: Mapping[int, Sequence[str]]) -> dic
 def _comparison(found: Contrast, words: Mapping[int, Sequence[str]]) -> dict[str, Any]:
     pair, columns = found.pair, found.first.columns
     caption = (
-        f"Largest effect sizes (difference over the pooled standard deviation): {count(pair.a.num_documents)} "
-        f"documents (a) against {count(pair.b.num_documents)} (b)."
+        f"Largest effect sizes (difference over the pooled standard deviation): "
+        f"{counted(pair.a.num_documents, 'document')} (a) against {count(pair.b.num_documents)} (b)."
     )
     if pair.num_both:
-        caption += f" {count(pair.num_both)} documents are in both: p, q and AUROC mean nothing then."
+        caption += f" In both: {counted(pair.num_both, 'document')}; p, q and AUROC mean nothing then."
     rows = [
         {
             "latent": latent,
@@ -98,9 +99,10 @@ def _run(subject: Subject) -> list[tuple[str, str]]:
     """Facts of the run, as far as the store has them; of a local file its name, not the machine's path."""
     store, config, identity = subject.store, subject.store.run.get("config"), subject.store.identity
     sae = _found(store.run, "saes", subject.question.site)
-    state = "complete" if store.is_complete else f"{len(store.committed)} of {store.num_segments} segments"
+    state = "complete" if store.is_complete else f"{len(store.committed)} of {counted(store.num_segments, 'segment')}"
     facts = [
         ("Store", f"{store.path.name}, {state}, {store.precision_bits} bits of significand"),
+        ("Dropped", f"{counted(store.num_dropped, 'document')} since" if store.num_dropped else ""),
         ("Scores", f"{subject.facts['run']} (digest of everything that they depend on)"),
         ("Model", _place(_found(config, "model", "path"), _found(identity, "model", "digest"))),
         ("SAE", _place(_found(sae, "source"), _found(sae, "digest"))),

@@ -4,6 +4,7 @@ Values are small multiples of 1/8, so that no sum depends on its order.
 """
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable, Collection
@@ -15,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file
 
 from gradsae_fast import notebook, open_scores
 from gradsae_fast.compact import compact
 from gradsae_fast.drop import drop
 from gradsae_fast.errors import GradsaeError, QueryError
 from gradsae_fast.export import export_scores
+from gradsae_fast.export.provenance import PROVENANCE
 from gradsae_fast.ranking import (
     contrast,
     contrast_groups,
@@ -30,6 +33,7 @@ from gradsae_fast.ranking import (
     rank_stability,
     rank_tokens,
 )
+from gradsae_fast.ranking.answer import query_of
 from gradsae_fast.ranking.compare import compare_stores
 from gradsae_fast.ranking.index import build_index
 from gradsae_fast.report import write_report
@@ -40,6 +44,10 @@ from tests.terminal import gradsae
 
 GONE = ("doc-00", "doc-06", "doc-08", "doc-12")  # of the first segment, of the second, and two of the fourth
 ALL_OF_ONE = "doc-07"  # the only document of the third
+
+# What answers of a store say about its revisions: in an export's provenance, and in an audit.
+_REVISED = r'"(revisions|dropped)":\s*\d+,\s*'
+_DROPPED = r"<dt>Dropped</dt><dd>.*?</dd>"
 
 
 def answers(store: ScoreStore) -> dict[str, Any]:
@@ -74,17 +82,24 @@ def exports(store: ScoreStore, folder: Path) -> dict[str, Any]:
 
 
 def _readable(path: Path) -> Any:
-    """What a file has, without when it was written and in which segment a document lay; of a page what is no number."""
+    """What a file has, without when it was written, what was done to the store, and in which segment a document lay.
+
+    Of a page what is no number.
+    """
     if path.suffix == ".h5ad":
         table = anndata.read_h5ad(path)
         return table.obs.drop(columns=["segment", "document_index"]).to_csv(), table.X.toarray().tolist()
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             places = [name for name in arrays.files if name.endswith(("segment", "document_index"))]
-            return {name: arrays[name].tolist() for name in arrays.files if name not in places}
+            named = {name: arrays[name].tolist() for name in arrays.files if name not in places}
+        return named | {PROVENANCE: re.sub(_REVISED, "", bytes(named[PROVENANCE]).decode())}
+    if path.suffix == ".safetensors":
+        return {name: array.tolist() for name, array in load_file(path).items()}
     if path.name == "parquet":
         return pyarrow.parquet.read_table(path).drop_columns(["segment", "document_index"]).to_pylist()
-    return re.sub(rb"[0-9]+", b"#", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
+    text = path.read_text(encoding="utf-8")
+    return re.sub("[0-9]+", "#", re.sub(_DROPPED, "", text)) if path.suffix == ".html" else re.sub(_REVISED, "", text)
 
 
 def _questions(store: ScoreStore, one: dict[str, Any], *, signed: bool) -> dict[str, Callable[[], Any]]:
@@ -119,7 +134,8 @@ def _comparable(answer: Any) -> Any:
         return [_comparable(one) for one in answer]
     if not isinstance(answer, pa.Table):
         return answer
-    return answer.schema.names, answer.to_pylist(), answer.schema.metadata
+    about = {key: value for key, value in answer.schema.metadata.items() if key != b"revisions"}
+    return answer.schema.names, answer.to_pylist(), about
 
 
 def equal(got: Any, expected: Any) -> bool:
@@ -219,6 +235,20 @@ def copied(path: Path, target: Path) -> Path:
     return Path(shutil.copytree(path, target))
 
 
+def test_answers_exports_and_audits_say_that_documents_were_dropped(full: World, dropped: Path, tmp_path: Path) -> None:
+    write_store(tmp_path / "whole", full)
+    said = []
+    for name, store in {"whole": open_scores(tmp_path / "whole"), "dropped": open_scores(dropped)}.items():
+        one: dict[str, Any] = {"site": SITES[0], "objective": OBJECTIVES[0]}
+        export_scores(store, tmp_path / f"{name}.parquet", to="parquet", **one)
+        provenance = json.loads(pyarrow.parquet.read_schema(tmp_path / f"{name}.parquet").metadata[b"provenance"])
+        write_report(store, tmp_path / f"{name}-audit", k=2, **one)
+        page = (tmp_path / f"{name}-audit" / "index.html").read_text(encoding="utf-8")
+        answered = query_of(rank_latents(store, k=2, **one)).get("revisions")
+        said.append((answered, provenance.get("revisions"), provenance.get("dropped"), "4 documents since" in page))
+    assert said == [(None, None, None, False), (1, 1, len(GONE), True)]
+
+
 def test_documents_are_dropped_by_a_condition(full: World, tmp_path: Path) -> None:
     by_key, by_condition = tmp_path / "a", tmp_path / "b"
     for path in (by_key, by_condition):
@@ -249,21 +279,21 @@ def test_the_verbs_say_what_they_did(full: World, tmp_path: Path) -> None:
     write_store(path, full)
     planned = gradsae("drop", path, "doc-00", "doc-01", "--dry-run")
     assert planned.out.startswith(f"{path}: would drop 2 documents with ")
-    assert "tokens from 1 segments of " in planned.out
+    assert "tokens from 1 segment of " in planned.out
     done = gradsae("drop", path, "doc-00", "doc-01")
     assert done.out.startswith(planned.out.rstrip().replace("would drop", "dropped"))
     assert done.out.rstrip().endswith(" now")
     again = gradsae("drop", path, "doc-00", "doc-02")
-    assert ": 1 had been dropped before; dropped 1 documents with 0 tokens from 1 segments" in again.out
+    assert ": 1 had been dropped before; dropped 1 document with 0 tokens from 1 segment" in again.out
     unknown = gradsae("drop", path, "doc-99")
     assert (unknown.status, unknown.out) == (1, "")
-    assert "has the key 'doc-99'" in unknown.err
+    assert "has the key 'doc-99'; nothing was dropped: did you mean 'doc-09'" in unknown.err
     for words in (["drop", path], ["drop", path, "doc-03", "--where", "party=none"]):
         assert "either keys of documents or a condition" in gradsae(*words).err
     assert "5 segments would become 1; 13 documents, " in gradsae("compact", path, "--dry-run").out
     compacted = gradsae("compact", path)
     assert "5 segments became 1; 13 documents, " in compacted.out
-    assert "nothing to compact: 1 segments" in gradsae("compact", path).out
+    assert "nothing to compact: 1 segment " in gradsae("compact", path).out
     assert open_scores(path).index is not None
 
 
