@@ -5,6 +5,8 @@ by the verbs that run a model.
 """
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,15 +26,27 @@ from gradsae_fast.cli_extract import extract
 from gradsae_fast.cli_index import index
 from gradsae_fast.cli_jacobian import jacobian
 from gradsae_fast.cli_merge import merge
-from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, Store, rank
+from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, Store, on_disk, rank
 from gradsae_fast.cli_report import report
 from gradsae_fast.cli_synthetic import synthetic
 from gradsae_fast.config import SaeConfig, ScoreConfig
 from gradsae_fast.errors import GradsaeError, QueryError
+from gradsae_fast.store.places.place import place_of
+from gradsae_fast.store.records.generations import read_generations
+from gradsae_fast.terminal import say
+from gradsae_fast.verdict import show_faults, show_sound
+from gradsae_fast.visible import visible_lines
+
+_CONDITIONS = {"where", "a", "b", "contrast_a", "contrast_b"}
 
 
 class Verbs(typer.core.TyperGroup):
-    """Says what went wrong in a verb; what is wrong with the options Typer says by itself."""
+    """Says what went wrong in a verb; what is wrong with the options Typer says by itself, but for repeated ones."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse, for all verbs below, an option that is typed twice although one value counts."""
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; deliberate errors and those of the operating system become one message."""
@@ -45,7 +59,7 @@ class Verbs(typer.core.TyperGroup):
         except BrokenPipeError:
             raise
         except (GradsaeError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {visible_lines(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from error
         return result
 
@@ -131,32 +145,39 @@ def verify(
     store: Store,
     quick: Annotated[bool, typer.Option("--quick", help="Existence, lengths and metadata only.")] = False,
 ) -> None:
-    """Read everything and name what is damaged; exit status 1 where something is.
+    """Read everything and name what is damaged or missing; exit status 1 where something is.
+
+    That segments are still to be scored is no damage: it is said, and the exit status is 0.
 
     Example: `gradsae verify speeches.gradsae`
     """
     from gradsae_fast.store import verify as find_faults
 
     faults = find_faults(store, quick=quick)
-    render.show_faults(faults)
     if faults:
+        show_faults(faults)
+    if faults or not show_sound(open_scores(store)):
         raise typer.Exit(1)
 
 
 @app.command()
 def repair(store: Store) -> None:
-    """Drop damaged segments, so that the same extract command computes exactly those again.
+    """Drop damaged segments, so that the command that made them computes exactly those again.
 
     Example: `gradsae repair speeches.gradsae`
     """
     from gradsae_fast.store import repair as drop_damaged
 
-    render.show_repair(drop_damaged(store, tell=typer.echo))
+    dropped = drop_damaged(store, tell=say)
+    render.show_repair(dropped, read_generations(place_of(store)))
 
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Folder of the demo.", show_default="./gradsae-demo")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the demo.", show_default="./gradsae-demo", parser=on_disk),
+    ] = None,
 ) -> None:
     """Do the whole job in a minute: a tiny language model and SAE, two groups of speeches, rankings.
 
@@ -171,6 +192,19 @@ def demo(
 def main() -> None:
     """Run the command line."""
     app(prog_name="gradsae")
+
+
+def _refuse_repeated(command: Any, ctx: Any, words: Sequence[str]) -> None:
+    """Fail where the parser would let the last of several values win without a word; down to the verb that is meant."""
+    _, rest, typed = command.make_parser(ctx).parse_args(args=list(words))
+    for option, times in Counter(typed).items():
+        if times > 1 and not option.multiple:
+            names = " / ".join((*option.opts, *option.secondary_opts))
+            joined = "; join conditions by commas: 'party=R, year>=1995'" if option.name in _CONDITIONS else ""
+            ctx.fail(f"{names} is given {times} times; expected once, as only the last would count{joined}")
+    if rest and isinstance(command, typer.core.TyperGroup):
+        name, verb, rest = command.resolve_command(ctx, rest)
+        _refuse_repeated(verb, type(ctx)(verb, info_name=name, parent=ctx), rest)
 
 
 def _positive(k: int) -> int:

@@ -8,6 +8,8 @@ from gradsae_fast import render
 from gradsae_fast.cli_rank import Store
 from gradsae_fast.progress import progress_bar
 
+_MANY = "Many machines, as of gradsae extract"
+
 
 def append(
     store: Store,
@@ -25,11 +27,23 @@ def append(
     exact_dense: Annotated[
         float | None, typer.Option(help="Ablate exactly what fires on more than this share of tokens, like 0.2.")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="local, static or ray, as of `gradsae extract`.", show_default="local")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers of the engine ray.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, static or ray.", show_default="local", rich_help_panel=_MANY)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Of Ray.", show_default="one a GPU, or a node", rich_help_panel=_MANY)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="Of Ray.", show_default="1, if there are any", rich_help_panel=_MANY)
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A cluster.", show_default="RAY_ADDRESS, or here", rich_help_panel=_MANY)
+    ] = None,
+    stall_minutes: Annotated[
+        float | None,
+        typer.Option(help="Fail when Ray commits nothing for so long.", show_default="30", rich_help_panel=_MANY),
+    ] = None,
 ) -> None:
     """Score another corpus as the store's run did and add it to the store. The same command again resumes.
 
@@ -48,7 +62,15 @@ def append(
         "split": split,
         "max_documents": max_documents,
     }
-    run = {"exact_dense": exact_dense, "engine": engine, "workers": workers, "threads": threads}
+    run = {
+        "exact_dense": exact_dense,
+        "threads": threads,
+        "engine": engine,
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+        "stall_minutes": stall_minutes,
+    }
     with progress_bar() as bar:
         report = append_corpus(
             store,

@@ -9,6 +9,7 @@ import typer
 
 from gradsae_fast import render
 from gradsae_fast.cli_rank import FormatOption, OutputOption, Store
+from gradsae_fast.terminal import tell
 
 if TYPE_CHECKING:
     from gradsae_fast.store.sidecars.certificate import Certificate
@@ -47,7 +48,7 @@ def certify(
         ),
         device=device,
         tokens_per_batch=tokens_per_batch,
-        on_message=lambda text: typer.echo(text, err=True),
+        on_message=tell,
     )
     render.show_table(agreement_table(certificate), format, output)
 

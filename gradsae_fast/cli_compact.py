@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from gradsae_fast.cli_rank import Store
+from gradsae_fast.counts import counted
 from gradsae_fast.render import human_bytes
 from gradsae_fast.store.changes.compact import TOKENS_PER_SEGMENT
 
@@ -24,11 +25,11 @@ def compact(
 
     report = compact_store(store, tokens_per_segment=tokens_per_segment, dry_run=dry_run)
     if report.segments_before == report.segments_after:
-        typer.echo(f"{report.path}: nothing to compact: {report.segments_before:,} segments as long as they may be")
+        typer.echo(f"{report.path}: nothing to compact: {counted(report.segments_before, 'segment')} as long as may be")
         return
     done = "would become" if dry_run else "became"
     after = f", {human_bytes(report.bytes_after)} now" if report.bytes_after is not None else ""
     typer.echo(
-        f"{report.path}: {report.segments_before:,} segments {done} {report.segments_after:,}; "
-        f"{report.num_documents:,} documents, {human_bytes(report.bytes_before)}{after}"
+        f"{report.path}: {counted(report.segments_before, 'segment')} {done} {report.segments_after:,}; "
+        f"{counted(report.num_documents, 'document')}, {human_bytes(report.bytes_before)}{after}"
     )

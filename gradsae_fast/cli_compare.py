@@ -16,6 +16,7 @@ from gradsae_fast.cli_rank import (
     OutputOption,
     WhereOption,
 )
+from gradsae_fast.counts import counted
 from gradsae_fast.ranking import query_of
 
 
@@ -75,6 +76,6 @@ def matched_line(query: Mapping[str, Any]) -> str:
             f"mutual, by chance {query.get('chance_correlation', math.nan):.3f}"
         )
     return (
-        f"{query['num_documents']} documents in both, {query['num_only_a']} in A alone, {query['num_only_b']} in B "
-        f"alone{unequal}{corpus}{sae}; {found}"
+        f"{counted(query['num_documents'], 'document')} in both, {query['num_only_a']} in A alone, "
+        f"{query['num_only_b']} in B alone{unequal}{corpus}{sae}; {found}"
     )

@@ -17,6 +17,7 @@ from gradsae_fast.cli_rank import (
     SiteOption,
     Store,
 )
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import QueryError
 
 
@@ -75,8 +76,8 @@ def contrast(
 def tested_line(query: Mapping[str, Any]) -> str:
     """What was tested: the metadata of a contrast in one line."""
     if query.get("num_documents_both"):
-        return f"{query['num_documents_both']} documents are in both groups: no p, q or auroc"
+        return f"in both groups: {counted(query['num_documents_both'], 'document')}; no p, q or auroc"
     drawn = f"seed {query['seed']}" if "seed" in query else "all there are"
     relabelled = f"; permutation test: {query['permutations']} relabellings, {drawn}" if "permutations" in query else ""
-    tested = f"q: corrected for {query['num_compared']} tests"
+    tested = f"q: corrected for {counted(query['num_compared'], 'test')}"
     return f"{tested if query['num_compared'] else 'no p or q: a group of one document has no spread'}{relabelled}"

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from gradsae_fast import render
 from gradsae_fast.cli_rank import FormatOption, ObjectiveOption, OutputOption, SiteOption, Store
 from gradsae_fast.errors import QueryError
+from gradsae_fast.terminal import tell
 
 _BESIDE_ALL = {"store", "every", "tokens", "device"}
 
@@ -93,9 +94,7 @@ def _describe_every(store: str, tokens: int, device: str | None) -> None:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        found = describe_every(
-            store, tokens=tokens, device=device, on_message=lambda text: typer.echo(text, err=True), on_progress=update
-        )
+        found = describe_every(store, tokens=tokens, device=device, on_message=tell, on_progress=update)
     for site, described in found.items():
         latents, on_each_side = described.promoted_CT.shape
         typer.echo(

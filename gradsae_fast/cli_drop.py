@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from gradsae_fast.cli_rank import Store, WhereOption
+from gradsae_fast.counts import counted
 from gradsae_fast.render import human_bytes
+from gradsae_fast.terminal import tell
 
 
 def drop(
@@ -32,12 +34,12 @@ def drop(
     done = "would drop" if dry_run else "dropped"
     after = f", {human_bytes(report.bytes_after)} now" if report.bytes_after is not None and report.num_segments else ""
     typer.echo(
-        f"{report.path}: {before}{done} {report.num_documents:,} documents with {report.num_tokens:,} tokens from "
-        f"{report.num_segments:,} segments of {human_bytes(report.bytes_before)}{after}"
+        f"{report.path}: {before}{done} {counted(report.num_documents, 'document')} with "
+        f"{counted(report.num_tokens, 'token')} from {counted(report.num_segments, 'segment')} of "
+        f"{human_bytes(report.bytes_before)}{after}"
     )
     if report.unfinished:
-        typer.echo(
+        tell(
             f"no record names {listed(report.unfinished)}: of writers that were killed or are at work, these may have "
-            f"the documents too; when nobody writes any more, `gradsae drop {report.path} --sweep` deletes them",
-            err=True,
+            f"the documents too; when nobody writes any more, `gradsae drop {report.path} --sweep` deletes them"
         )

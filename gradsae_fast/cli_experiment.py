@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradsae_fast import render
+from gradsae_fast.cli_rank import on_disk
 from gradsae_fast.config import ModelConfig, SaeConfig, ScoreConfig
 from gradsae_fast.errors import ConfigError
 
@@ -44,7 +45,10 @@ DensityOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for json, csv, markdown and a plot.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for json, csv, markdown and a plot.", parser=on_disk),
+]
 
 
 @experiment.command("masking")

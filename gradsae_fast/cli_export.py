@@ -6,13 +6,23 @@ from typing import Annotated
 import typer
 
 from gradsae_fast import open_scores, render
-from gradsae_fast.cli_rank import MaskedOption, ObjectiveOption, SiteOption, Store, WhereOption
+from gradsae_fast.cli_rank import MaskedOption, ObjectiveOption, SiteOption, Store, WhereOption, on_disk
+from gradsae_fast.counts import counted
 
 
 def export(
     store: Store,
     to: Annotated[str, typer.Option(help="parquet, csr, anndata, neuronpedia or delphi.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (delphi: folder) to write.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File (delphi: folder) to write.",
+            show_default=False,
+            parser=on_disk,
+        ),
+    ],
     site: SiteOption = None,
     objective: ObjectiveOption = None,
     document: Annotated[list[str] | None, typer.Option(help="Document key; repeat for more.")] = None,
@@ -64,4 +74,4 @@ def export(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     done = export_scores(open_scores(store), output, to=to, overwrite=overwrite, **given)
-    typer.echo(f"{done.path}: {done.count} {done.unit}, {render.human_bytes(done.num_bytes)}")
+    typer.echo(f"{done.path}: {counted(done.count, done.unit)}, {render.human_bytes(done.num_bytes)}")

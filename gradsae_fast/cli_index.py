@@ -3,6 +3,7 @@
 import typer
 
 from gradsae_fast.cli_rank import Store
+from gradsae_fast.counts import counted
 
 
 def index(store: Store) -> None:
@@ -18,7 +19,8 @@ def index(store: Store) -> None:
     report = build_index(store)
     kept = ", ".join(f"{count} at {site}" for site, count in report.leaders.items() if count)
     typer.echo(
-        f"wrote the index of {report.num_segments:,} segments with {report.num_documents:,} documents: "
-        f"{report.num_bytes:,} bytes in {report.path}/index; leading tokens kept of each latent: "
+        f"wrote the index of {counted(report.num_segments, 'segment')} with "
+        f"{counted(report.num_documents, 'document')}: {report.num_bytes:,} bytes "
+        f"in {report.path}/index; leading tokens kept of each latent: "
         f"{kept or 'none, as the store is small enough to be read'}"
     )

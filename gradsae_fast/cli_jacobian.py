@@ -8,16 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from gradsae_fast import render
-from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, SmallestOption
+from gradsae_fast.cli_rank import CountOption, FormatOption, OutputOption, SmallestOption, on_disk
 from gradsae_fast.config import ExtractConfig, config_from_tables, load_config
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import ConfigError, QueryError
+from gradsae_fast.terminal import tell
 
 jacobian = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="The Jacobian between two dictionaries around an MLP."
 )
 
 JacobianStorePath = Annotated[
-    Path, typer.Argument(help="A store that `gradsae jacobian extract` made.", show_default=False)
+    Path,
+    typer.Argument(
+        help="A store that `gradsae jacobian extract` made; on a disk.",
+        show_default=False,
+        parser=on_disk,
+    ),
 ]
 _SECONDS = 10.0  # between lines about progress
 
@@ -30,7 +37,7 @@ def extract(
     site_in: Annotated[str | None, typer.Option(help="Lower site, like model.layers.3.mlp.input.")] = None,
     site_out: Annotated[str | None, typer.Option(help="Upper site, like model.layers.3.mlp.")] = None,
     corpus: Annotated[str | None, typer.Option(help="jsonl(.gz, .zst), parquet, text, folder, or hf://name.")] = None,
-    out: Annotated[str | None, typer.Option(help="The store to make, or to go on with.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The store to make, or to go on with.", parser=on_disk)] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file as of `extract`, lower SAE first; options here win over it.")
     ] = None,
@@ -79,21 +86,21 @@ def extract(
             "bos": bos,
         },
         "score": {"sink_norm_ratio": sink_norm_ratio, "mask_token_ids": mask_token_id or None},
-        "store": {"path": out, "precision_bits": precision_bits, "profile": profile},
+        "store": {"path": out and str(out), "precision_bits": precision_bits, "profile": profile},
         "run": {"tokens_per_batch": tokens_per_batch, "threads": threads, "force": force or None},
     }
     report = extract_jacobian(
         _configure(config, tables, [(sae_in, site_in), (sae_out, site_out)]),
         point=Point(point),
         pairs_per_pass=pairs_per_pass,
-        on_message=lambda text: typer.echo(text, err=True),
+        on_message=tell,
         on_progress=_Lines().update,
     )
     speed = report.num_tokens / report.seconds if report.seconds else 0.0
     typer.echo(
-        f"{report.store}: {report.num_segments} segments written, {report.num_skipped} were there; "
-        f"{report.num_tokens} tokens, {report.num_pairs} pairs in {report.seconds:.1f} s ({speed:.0f} tokens/s), "
-        f"{report.bytes_written} bytes"
+        f"{report.store}: {counted(report.num_segments, 'segment')} written, {report.num_skipped:,} were there; "
+        f"{counted(report.num_tokens, 'token')}, {counted(report.num_pairs, 'pair')} in {report.seconds:.1f} s "
+        f"({speed:.0f} tokens/s), {counted(report.bytes_written, 'byte')}"
     )
     typer.echo(f"next: gradsae jacobian rank {report.store}")
 

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from gradsae_fast import render
+from gradsae_fast.counts import counted
+from gradsae_fast.terminal import say
 
 
 def merge(
@@ -21,14 +23,14 @@ def merge(
     """
     from gradsae_fast.merge import merge as merge_stores
 
-    report = merge_stores(stores, out, on_message=typer.echo)
+    report = merge_stores(stores, out, on_message=say)
     generations = f", {report.num_generations} generations" if report.num_generations > 1 else ""
     typer.echo(
-        f"{report.path}: {report.num_segments:,} segments copied, {report.num_skipped:,} were there{generations}; "
-        f"{render.human_bytes(report.num_bytes)}"
+        f"{report.path}: {counted(report.num_segments, 'segment')} copied, {report.num_skipped:,} were there"
+        f"{generations}; {render.human_bytes(report.num_bytes)}"
     )
     if report.num_missing:
         typer.echo(
-            f"{report.num_missing:,} segments of their plans are in none of the stores; `gradsae append {report.path} "
-            "--corpus CORPUS` scores those of that corpus"
+            f"in none of the stores: {counted(report.num_missing, 'segment')} of their plans; "
+            f"`gradsae append {report.path} --corpus CORPUS` scores those of that corpus"
         )

@@ -6,6 +6,17 @@ from typing import Annotated
 import typer
 
 from gradsae_fast import open_scores, ranking, render
+from gradsae_fast.errors import StoreError
+from gradsae_fast.store.places.place import disk_path_of
+
+
+def on_disk(text: str) -> Path:
+    """Return the path that an option names. BadParameter, before any work, for an address of object storage."""
+    try:
+        return disk_path_of(text)
+    except StoreError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 rank = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Rank latents, documents or tokens.")
 
@@ -25,7 +36,10 @@ ByOption = Annotated[str, typer.Option("--by", help="influence, positive, absolu
 CountOption = Annotated[int, typer.Option("-k", help="How many rows.")]
 SmallestOption = Annotated[bool, typer.Option("--smallest", help="Smallest first.")]
 FormatOption = Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file (needed for parquet).")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file (needed for parquet).", parser=on_disk),
+]
 LatentOption = Annotated[int, typer.Option("--latent", help="Number of the latent.", show_default=False)]
 MaskedOption = Annotated[
     bool | None,
@@ -120,7 +134,7 @@ def rank_tokens(
     latent: LatentOption,
     document: Annotated[list[str] | None, typer.Option(help="Document key; repeat for more.")] = None,
     where: WhereOption = None,
-    by: ByOption = "influence",
+    by: Annotated[str, typer.Option(help="influence, positive, absolute or activation.")] = "influence",
     context: Annotated[int, typer.Option(help="Tokens of text on each side.")] = 10,
     k: CountOption = 20,
     site: SiteOption = None,
@@ -195,7 +209,7 @@ def rank_oddities(
     if format == "table":
         query = ranking.query_of(table)
         shares = f"activation shares are of {query['written']}"
-        typer.echo(f"score: {query['unit']}; {query['num_candidates']} latents qualify; {shares}")
+        typer.echo(f"score: {query['unit']}; candidates: {query['num_candidates']}; {shares}")
 
 
 @rank.command("stability")

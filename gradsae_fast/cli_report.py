@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from gradsae_fast import open_scores, render
-from gradsae_fast.cli_rank import ObjectiveOption, SiteOption, Store
+from gradsae_fast.cli_rank import ObjectiveOption, SiteOption, Store, on_disk
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import ConfigError
 
 
 def report(
     store: Store,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pages.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the pages.", show_default=False, parser=on_disk),
+    ],
     top: Annotated[
         int | None,
         typer.Option(
@@ -56,7 +60,8 @@ def report(
         objective=objective,
     )
     typer.echo(
-        f"{summary.num_latents} latents, {summary.num_documents} documents: {summary.num_files} files, "
+        f"{counted(summary.num_latents, 'latent')}, {counted(summary.num_documents, 'document')}: "
+        f"{counted(summary.num_files, 'file')}, "
         f"{render.human_bytes(summary.num_bytes)}, the largest page {render.human_bytes(summary.largest_page)}"
     )
     typer.echo(f"open: {summary.folder / 'index.html'}")

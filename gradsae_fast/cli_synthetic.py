@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from gradsae_fast import render
-from gradsae_fast.cli_rank import FormatOption, OutputOption, Store
+from gradsae_fast.cli_rank import FormatOption, OutputOption, Store, on_disk
 from gradsae_fast.errors import ConfigError
+from gradsae_fast.terminal import tell
 
 
 def synthetic(
@@ -24,7 +25,7 @@ def synthetic(
     sae: Annotated[str | None, typer.Option(help="Where the SAE lies now; default: as recorded.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for curves, summary and a plot.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for curves, summary and a plot.", parser=on_disk)] = None,
     format: FormatOption = "table",
     output: OutputOption = None,
 ) -> None:
@@ -55,7 +56,7 @@ def synthetic(
         model=model,
         sae=sae,
         device=device,
-        on_message=lambda text: typer.echo(text, err=True),
+        on_message=tell,
     )
     for path in write_report(report, out) if out is not None else ():
         typer.echo(f"wrote {path}", err=True)

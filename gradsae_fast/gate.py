@@ -1,8 +1,8 @@
 """The checks before a run: most wrong numbers in this field come from an SAE on the wrong site, model or tokens.
 
-On a few windows of the corpus: does the SAE reconstruct this site about as well, with about as many latents, as its
-authors say; is a token's score independent of its batch mates; do the sparse scores equal autograd through the dense
-SAE. A failed check says what to do. The report is stored with the run.
+On a few windows of the corpus: is the SAE where its metadata says; does it reconstruct this site about as well, with
+about as many latents, as its authors say; is a token's score independent of its batch mates; do the sparse scores
+equal autograd through the dense SAE. A failed check says what to do. The report is stored with the run.
 """
 
 import dataclasses
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradsae_fast.errors import GateError
+from gradsae_fast.errors import GateError, ModelError
+from gradsae_fast.influences import Influences
 from gradsae_fast.method import Method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
-from gradsae_fast.model.states import read_and_written
+from gradsae_fast.model.sites import Site
+from gradsae_fast.model.states import hold_the_same, read_and_written
 from gradsae_fast.positions import position_masks, scored_positions
 from gradsae_fast.quality import Tally
-from gradsae_fast.records import Array, Batch, SparseScores, Window, counted_tokens
+from gradsae_fast.records import Array, Batch, Window, counted_tokens
 from gradsae_fast.reference import dense_influence
 from gradsae_fast.score import SitedSae, check_widths, score_batch
 from gradsae_fast.sparse_code import encode, reconstruct
@@ -115,8 +117,34 @@ def run_gate(
 
 
 def check_sae(lm: LanguageModel, sited: SitedSae, batches: Sequence[Batch], *, bos: bool) -> list[Check]:
-    """Whether an SAE belongs to its site: BOS, FVU and L0. SaeError where it reads or writes another width."""
-    return [_check_bos(sited, bos), *_check_reconstruction(lm, sited, batches)]
+    """Whether an SAE belongs to its site: place, BOS, FVU and L0. SaeError where it reads or writes another width."""
+    reconstruction = _check_reconstruction(lm, sited, batches)
+    return [*_check_places(lm, sited, batches[0]), _check_bos(sited, bos), *reconstruction]
+
+
+def _check_places(lm: LanguageModel, sited: SitedSae, batch: Batch) -> Iterator[Check]:
+    """Where the run has an SAE against where its metadata says that it was trained."""
+    facts, wiring = sited.sae.facts, sited.wiring
+    if not wiring.is_cross_layer:  # its written sites are always those of its metadata
+        yield _check_place("site", lm, sited, sited.site, facts.site or facts.hook_name, batch)
+    if facts.reads is not None:
+        yield _check_place("reads", lm, sited, wiring.reads, facts.reads, batch)
+
+
+def _check_place(name: str, lm: LanguageModel, sited: SitedSae, site: Site, stated: str | None, batch: Batch) -> Check:
+    found, trained = f"the SAE's metadata {f'says {stated}' if stated else 'names none'}", site
+    try:
+        trained = lm.site(stated) if stated else site
+    except ModelError:  # a place that this architecture lacks, or that is no module in it: FVU and L0 have to tell
+        found += ", which is no site of this model"
+    return Check(
+        name=name,
+        site=sited.site.path,
+        passed=hold_the_same(lm, batch, site, trained),
+        found=found,
+        expected=f"{site.path}, where this run has it",
+        remedy=f"Leave --{name} out, or give the one that the SAE was trained with.",
+    )
 
 
 def _check_bos(sited: SitedSae, bos: bool) -> Check:
@@ -184,7 +212,7 @@ def _check_batch_invariance(
     chunk: int,
 ) -> Check:
     """Windows scored together equal windows scored alone."""
-    together, alone = _Influences(), _Influences()
+    together, alone = Influences(), Influences()
     for one_batch, influences in [(batch, together), *((_alone(window), alone) for window in batch.windows)]:
         scores = score_batch(lm, [sited], method, [objective], one_batch, chunk=chunk, nonfinite="keep")
         influences.add_sparse(scores.sites[sited.site.path], objective.name)
@@ -209,7 +237,7 @@ def _check_sites_together(
     scores = score_batch(lm, sited, method, [objective], batch, chunk=chunk, nonfinite="keep")
     for one in sited:
         alone_scores = score_batch(lm, [one], method, [objective], batch, chunk=chunk, nonfinite="keep")
-        together, alone = _Influences(), _Influences()
+        together, alone = Influences(), Influences()
         together.add_sparse(scores.sites[one.site.path], objective.name)
         alone.add_sparse(alone_scores.sites[one.site.path], objective.name)
         yield _agreement(
@@ -225,7 +253,7 @@ def _check_autograd(
     lm: LanguageModel, sited: SitedSae, method: Method, objective: Objective, windows: Sequence[Window], chunk: int
 ) -> Check:
     """Sparse scores equal autograd through the dense SAE."""
-    sparse, dense = _Influences(), _Influences()
+    sparse, dense = Influences(), Influences()
     for window in windows:
         batch = _alone(window)
         _, influence_TC = dense_influence(lm, sited, method, objective, window)
@@ -279,41 +307,6 @@ def _agreement(name: str, lm: LanguageModel, sited: SitedSae, difference: float,
         expected=f"at most {limit:.2g}",
         remedy=remedy,
     )
-
-
-class _Influences:
-    """Influences of some tokens as (token * C + latent, value), so that two ways to compute them can be compared."""
-
-    def __init__(self) -> None:
-        self.num_tokens = 0
-        self.keys: list[Array] = []
-        self.values: list[Array] = []
-
-    def add_sparse(self, scores: SparseScores, objective: str) -> None:
-        num_tokens = len(scores.indptr) - 1
-        token_Z = np.repeat(np.arange(num_tokens), np.diff(scores.indptr))
-        self._add(
-            token_Z, scores.indices, scores.activation * scores.projections[objective], num_tokens, scores.num_latents
-        )
-
-    def add_dense(self, influence_NC: Array) -> None:
-        token_Z, latent_Z = np.nonzero(influence_NC)
-        self._add(token_Z, latent_Z, influence_NC[token_Z, latent_Z], *influence_NC.shape)
-
-    def _add(self, token_Z: Array, latent_Z: Array, value_Z: Array, num_tokens: int, num_latents: int) -> None:
-        self.keys.append((token_Z + self.num_tokens) * num_latents + latent_Z.astype(np.int64))
-        self.values.append(value_Z.astype(np.float64))
-        self.num_tokens += num_tokens
-
-    def relative_difference(self, expected: "_Influences") -> float:
-        """Sum of differences over the sum of the expected magnitudes."""
-        if not (self.keys and expected.keys):
-            return 0.0
-        _, group = np.unique(np.concatenate([*self.keys, *expected.keys]), return_inverse=True)
-        expected_values = np.concatenate(expected.values)
-        difference = np.bincount(group, np.concatenate([*self.values, -expected_values]))
-        size = float(np.abs(expected_values).sum())
-        return float(np.abs(difference).sum()) / size if size > 0 else float(np.abs(difference).sum())
 
 
 def _alone(window: Window) -> Batch:

@@ -28,8 +28,8 @@ from gradsae_fast.report.marked import LATENT_STEPS, mark_document, strengths
 from gradsae_fast.report.numbers import short
 from gradsae_fast.report.palette import DARK, LIGHT, variables
 from gradsae_fast.report.passages import SegmentPieces
-from gradsae_fast.report.visible import cut
 from gradsae_fast.store import ScoreStore, StoredSegment
+from gradsae_fast.visible import cut
 
 _CELL_CHARACTERS = 200
 _LEGEND = "blue raises it, orange with a line on top lowers it"

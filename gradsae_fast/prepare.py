@@ -26,7 +26,7 @@ from gradsae_fast.overlap import Behind
 from gradsae_fast.quality import Tally
 from gradsae_fast.records import Batch, CorpusPlan, SegmentScores, TokenDocument, Window
 from gradsae_fast.sae.canonical import SaeFacts
-from gradsae_fast.sae.load import load_sae
+from gradsae_fast.sae.load import check_sources, load_sae
 from gradsae_fast.score import BatchScores, SitedSae, begin_batch
 from gradsae_fast.sparse_code import kernels_for
 from gradsae_fast.store.format.layout import check_names
@@ -184,6 +184,7 @@ def prepare(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     corpus = _open_corpus(config.corpus, documents)
+    check_sources(sae.path for sae in config.saes)  # loading a model may take minutes
     lm = load_model(config.model)
     _check_context(lm, config.corpus)
     sited = load_sited_saes(lm, config.saes)

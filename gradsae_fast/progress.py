@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from gradsae_fast.render import human_bytes
+from gradsae_fast.visible import visible
 
 if TYPE_CHECKING:
     from gradsae_fast.extract import Progress as RunProgress
@@ -28,7 +29,7 @@ class ProgressBar:
 
     def message(self, text: str) -> None:
         """A sentence about a decision."""
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
     def update(self, progress: "RunProgress") -> None:
         """The state after a batch."""
@@ -37,7 +38,8 @@ class ProgressBar:
         if not self.console.is_terminal and time.monotonic() - self.last_line > _LOG_SECONDS:
             self.last_line = time.monotonic()
             done = f"{progress.num_tokens}/{progress.total_tokens} tokens"
-            self.message(f"{done}, {detail}, {progress.seconds_left:.0f} s left")
+            left = f", {progress.seconds_left:.0f} s left" if progress.tokens_per_second else ""
+            self.message(f"{done}, {detail}{left}")
 
 
 @contextmanager
@@ -53,6 +55,10 @@ def progress_bar() -> Iterator[ProgressBar]:
 
 
 def _progress_line(progress: "RunProgress") -> str:
+    if not progress.tokens_per_second and progress.num_tokens == progress.total_tokens:
+        return "nothing was left to score"
+    if not progress.tokens_per_second:
+        return "speed not known yet"  # on Ray until the first task ends
     l0 = " ".join(f"{value:.1f}" for value in progress.l0.values())
     fvu = " ".join(f"{value:.3f}" for value in progress.fvu.values())
     return f"{progress.tokens_per_second:.0f} tok/s, L0 {l0}, FVU {fvu}, {human_bytes(progress.bytes_written)} written"

@@ -13,16 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gradsae_fast.corpora import corpora_facts, corpus_line, dropped_line
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.ranking import query_of, write_table
 from gradsae_fast.ranking.export import FORMATS
 from gradsae_fast.ranking.question import one_of
+from gradsae_fast.remedy import commands_of, having, incomplete
 from gradsae_fast.stages import MAIN
-from gradsae_fast.store import Fault, ScoreStore
+from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.format.layout import component
 from gradsae_fast.store.promise import promise_facts, promise_of, sentences
-from gradsae_fast.store.show import generation_facts, generation_line
+from gradsae_fast.store.records.generations import Generation
 from gradsae_fast.store.sidecars.certificate import read_certificate
+from gradsae_fast.terminal import print_file, say
+from gradsae_fast.visible import visible
 
 if TYPE_CHECKING:
     from gradsae_fast.estimate import Estimate
@@ -36,7 +41,7 @@ def show_table(table: pa.Table, format: str = "table", output: Path | None = Non
     if format == "table":
         _print_table(table)
     else:
-        print(write_table(table, output, format) or "", end="")
+        print_file(write_table(table, output, format) or "")
 
 
 def check_output(format: str, output: Path | None) -> None:
@@ -54,8 +59,8 @@ def show_report(report: "ExtractReport") -> None:
     """The end of an extraction."""
     speed = report.num_tokens / report.seconds if report.seconds else 0.0
     print(
-        f"{report.store}: {report.num_segments} segments written, {report.num_skipped} were there; "
-        f"{report.num_tokens} tokens in {report.seconds:.1f} s ({speed:.0f} tokens/s), "
+        f"{report.store}: {counted(report.num_segments, 'segment')} written, {report.num_skipped:,} were there; "
+        f"{counted(report.num_tokens, 'token')} in {report.seconds:.1f} s ({speed:.0f} tokens/s), "
         f"{human_bytes(report.bytes_written)}"
     )
     for site, l0 in report.l0.items():
@@ -63,16 +68,17 @@ def show_report(report: "ExtractReport") -> None:
             print(f"  {site}: L0 {l0:.1f}, FVU {report.fvu[site]:.3f}")
     exact = report.exact
     if exact is not None:
-        latents = ", ".join(f"{count} latents at {site}" for site, count in exact.num_dense.items())
+        latents = ", ".join(f"{counted(count, 'latent')} at {site}" for site, count in exact.num_dense.items())
         print(
-            f"exact: {latents} fire on more than {exact.share:g} of the tokens; {exact.num_segments} segments "
-            f"measured, {exact.num_skipped} were there; {exact.num_removals} removals in {exact.seconds:.1f} s"
+            f"exact: on more than {exact.share:g} of the tokens fire {latents}; "
+            f"{counted(exact.num_segments, 'segment')} measured, {exact.num_skipped:,} were there; "
+            f"{counted(exact.num_removals, 'removal')} in {exact.seconds:.1f} s"
         )
     if report.profile is not None:
         show_profile(report.profile)
         print(f"trace: {report.trace}, for chrome://tracing, ui.perfetto.dev or speedscope.app")
     if report.num_left:
-        print(f"left: {report.num_left} segments, which other workers write")
+        print(f"left: {counted(report.num_left, 'segment')}, which other workers write")
     else:
         print(f"next: gradsae rank latents {report.store}{'' if exact is None else ' --exact-dense'}")
 
@@ -90,9 +96,10 @@ def show_profile(profile: "Recording") -> None:
 def show_estimate(estimate: "Estimate") -> None:
     """What `--dry-run` found out."""
     print(
-        f"corpus   {estimate.num_documents} documents, {estimate.num_tokens} tokens, {estimate.num_segments} segments"
+        f"corpus   {counted(estimate.num_documents, 'document')}, {counted(estimate.num_tokens, 'token')}, "
+        f"{counted(estimate.num_segments, 'segment')}"
     )
-    print(f"speed    {estimate.tokens_per_second:.0f} tokens/s on a probe of {estimate.probe_tokens} tokens")
+    print(f"speed    {estimate.tokens_per_second:.0f} tokens/s on a probe of {counted(estimate.probe_tokens, 'token')}")
     print(f"time     about {_duration(estimate.seconds)}")
     print(f"memory   {human_bytes(estimate.peak_memory_bytes)} at the peak of the probe, model included")
     free = "" if estimate.free_bytes is None else f"; {human_bytes(estimate.free_bytes)} are free"
@@ -105,36 +112,36 @@ def show_info(store: ScoreStore, *, as_json: bool = False) -> None:
     """A store's identity, gate, progress and size."""
     facts = store_facts(store)
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print_file(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return
     size = human_bytes(facts["bytes"])
-    print(f"store      {facts['path']} ({size}, {facts['profile']}, {facts['precision_bits']} bits)")
-    state = "complete" if facts["complete"] else "incomplete: run the same extract command again"
+    say(f"store      {facts['path']} ({size}, {facts['profile']}, {facts['precision_bits']} bits)")
+    state = "complete" if facts["complete"] else f"incomplete: run {commands_of(incomplete(store))} again"
     revised = f", in {facts['segments']} now" if facts["revisions"] else ""
-    print(f"segments   {facts['committed']} of {facts['planned_segments']} committed{revised}; {state}")
+    say(f"segments   {facts['committed']} of {facts['planned_segments']} committed{revised}; {state}")
     if facts["dropped"]:
-        print(f"dropped    {facts['dropped']} documents, for good")
-    print(f"corpus     {facts['documents']} documents, {facts['tokens']} tokens")
+        say(f"dropped    {dropped_line(store)}")
+    say(f"corpus     {counted(facts['documents'], 'document')}, {counted(facts['tokens'], 'token')}")
     for generation in facts["generations"] if len(facts["generations"]) > 1 else ():
-        print(f"generation {generation_line(generation)}")
-    print(f"objective  {', '.join(facts['objectives'])}; positive influence: the latent's presence raises it")
+        say(f"generation {corpus_line(generation)}")
+    say(f"objective  {', '.join(facts['objectives'])}; positive influence: the latent's presence raises it")
     for site, numbers in facts["sites"].items():
         signed = "; activations of both signs: rank --polarity" if numbers["signed"] else ""
-        print(
+        say(
             f"site       {site}: {numbers['latents']} latents, L0 {numbers['l0']:.1f}, "
             f"{numbers['bytes_per_nonzero']:.2f} bytes per non-zero{signed}"
         )
     for key, value in facts["identity"].get("method", {}).items():
-        print(f"method     {key} = {value}")
-    print(f"tokens     {facts['run'].get('bos', 'not recorded')}")
+        say(f"method     {key} = {value}")
+    say(f"tokens     {facts['run'].get('bos', 'not recorded')}")
     for check in (facts["gate"] or {}).get("checks", []):
-        print(
+        say(
             f"gate       {'passed' if check['passed'] else 'FAILED'}  {check['name']} {check['site']}: {check['found']}"
         )
     if facts["exact_dense"] is not None:
-        print(f"exact      {_exact_line(facts['exact_dense'])}")
+        say(f"exact      {_exact_line(facts['exact_dense'])}")
     for sentence in sentences(promise_of(store.path)):
-        print(f"promise    {sentence}")
+        say(f"promise    {sentence}")
     show_certificate(store)
 
 
@@ -142,7 +149,7 @@ def _exact_line(facts: Mapping[str, Any]) -> str:
     if "unreadable" in facts:
         return f"unreadable: {facts['unreadable']}"
     dense = ", ".join(f"{count} at {site}" for site, count in facts["latents"].items())
-    missing = f"; {len(facts['missing'])} segments still to measure" if facts["missing"] else ""
+    missing = f"; {counted(len(facts['missing']), 'segment')} still to measure" if facts["missing"] else ""
     return f"latents on more than {facts['share']:.3g} of the tokens: {dense}; rank --exact-dense{missing}"
 
 
@@ -161,7 +168,7 @@ def store_facts(store: ScoreStore) -> dict[str, Any]:
         "dropped": store.num_dropped,
         "documents": store.num_documents,
         "tokens": store.num_tokens,
-        "generations": [generation_facts(store, generation) for generation in store.generations],
+        "generations": corpora_facts(store),
         "bytes": scores + (exact or {}).get("bytes", 0),
         "precision_bits": store.precision_bits,
         "profile": store.profile,
@@ -220,29 +227,22 @@ def show_certificate(store: ScoreStore) -> None:
         if row.samples:
             numbers = (row.spearman, row.pearson, row.sign_agreement, row.slope, row.slope_low, row.slope_high)
             spearman, pearson, sign, slope, low, high = (_cell(v) or "undefined" for v in numbers)
-            print(
+            say(
                 f"certified  {row.scores} of {row.latents} latents at {row.site}, {row.objective}: "
                 f"Spearman {spearman}, Pearson {pearson}, same sign {sign}, slope {slope} [{low}, {high}] "
-                f"over {row.samples} exact ablations"
+                f"over {counted(row.samples, 'exact ablation')}"
             )
     if not certificate.is_current(store):
-        print("certified  no longer these segments: run `gradsae certify` again")
+        say("certified  no longer these segments: run `gradsae certify` again")
 
 
-def show_faults(faults: Sequence[Fault]) -> None:
-    """What `verify` found."""
-    for fault in faults:
-        print(fault)
-    print(f"{len(faults)} faults. Run `gradsae repair`, then the same extract command." if faults else "no fault found")
-
-
-def show_repair(dropped: Sequence[int]) -> None:
-    """What `repair` did."""
+def show_repair(dropped: Sequence[int], generations: Sequence[Generation]) -> None:
+    """What `repair` did to a store of these generations."""
     if not dropped:
         print("no damaged segment")
         return
     numbers = ", ".join(map(str, dropped))
-    print(f"dropped segments {numbers}; run the same extract command to compute them again")
+    say(f"dropped segments {numbers}; to compute them again, run {commands_of(having(generations, dropped))}")
 
 
 def _print_table(table: pa.Table) -> None:
@@ -251,13 +251,13 @@ def _print_table(table: pa.Table) -> None:
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     for name, values in columns.items():
         numeric = all(isinstance(value, (int, float)) for value in values)
-        grid.add_column(name, justify="right" if numeric else "left", no_wrap=name != "after")
+        grid.add_column(Text(visible(name)), justify="right" if numeric else "left", no_wrap=name != "after")
     for row in zip(*columns.values(), strict=True):
         grid.add_row(*(Text(_cell(value)) for value in row))
     if not console.is_terminal:
         console.width = 10_000
     console.print(grid)
-    console.print(Text(_legend(query_of(table)), style="dim"), soft_wrap=True)
+    console.print(Text(visible(_legend(query_of(table))), style="dim"), soft_wrap=True)
 
 
 def _legend(query: Mapping[str, Any]) -> str:
@@ -266,7 +266,7 @@ def _legend(query: Mapping[str, Any]) -> str:
     masked = "included" if query["includes_special"] else "left out"
     groups = {"": ""} if "num_documents" in query else {"_a": "a: ", "_b": "b: "}
     counts = [
-        f"{label}{query[f'num_documents{group}']} documents, {query[f'num_tokens{group}']} tokens"
+        f"{label}{counted(query[f'num_documents{group}'], 'document')}, {counted(query[f'num_tokens{group}'], 'token')}"
         for group, label in groups.items()
     ]
     return (
@@ -279,7 +279,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, str):
-        return value.replace("\n", "⏎").replace("\t", "⇥")
+        return visible(value)
     return "" if value is None else str(value)
 
 

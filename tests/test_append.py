@@ -11,7 +11,7 @@ import pytest
 from gradsae_fast import open_scores, rank_latents, verify
 from gradsae_fast.append import append, append_config
 from gradsae_fast.config import ExtractConfig
-from gradsae_fast.errors import ConfigError, CorpusError, IdentityError, StoreError
+from gradsae_fast.errors import ConfigError, CorpusError, IdentityError, QueryError, StoreError
 from gradsae_fast.extract import extract
 from gradsae_fast.merge import merge
 from gradsae_fast.ranking.index import build_index
@@ -229,11 +229,29 @@ def test_exact_effects_are_measured_generation_by_generation(config: ExtractConf
     assert report.exact is not None
     assert exact is not None
     assert exact.missing == tuple(store.generations[0].segments)
+    with pytest.raises(QueryError, match="run the same `gradsae extract` command, with --exact"):
+        rank_latents(store, exact_dense=True)
     extract(replace(config, run=replace(config.run, exact_dense=0.3)))
     exact = open_scores(config.store.path).exact_dense()
     assert exact is not None
     assert exact.missing == ()
     assert rank_latents(open_scores(config.store.path), exact_dense=True).num_rows > 0
+
+
+def test_every_setting_of_ray_can_be_given_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def refuse(*_arguments: Any, run: dict[str, Any], **_options: Any) -> None:
+        given.append(run)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr("gradsae_fast.append.append", refuse)
+    words = ["--gpus-per-worker", 4, "--ray-address", "head:6379", "--stall-minutes", 5]
+    answer = gradsae("append", "some.gradsae", "--corpus", "new.jsonl", "--engine", "ray", "--workers", 2, *words)
+    assert answer.err == "error: seen\n"
+    (run,) = given
+    assert run.pop("engine") == "ray"
+    assert run == {"workers": 2, "gpus_per_worker": 4.0, "ray_address": "head:6379", "stall_minutes": 5.0}
 
 
 def test_a_store_without_a_recorded_run_or_gate_is_refused(

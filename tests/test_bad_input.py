@@ -80,7 +80,7 @@ def truncate(path: Path) -> None:
 
 def without_model(config: ExtractConfig) -> str:
     shutil.rmtree(config.model.path)
-    return "cannot load a causal language model"
+    return "there is no local path"
 
 
 def truncated_model(config: ExtractConfig) -> str:

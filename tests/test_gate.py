@@ -1,5 +1,6 @@
 """The gate stops a run whose SAE does not belong where it was put, and lets a sound one through."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,11 @@ from gradsae_fast.corpus.read import open_corpus
 from gradsae_fast.corpus.tokens import tokenize
 from gradsae_fast.corpus.windows import batch_windows, cut_windows
 from gradsae_fast.errors import GateError
-from gradsae_fast.gate import GateReport, median_norms, run_gate
+from gradsae_fast.gate import Check, GateReport, check_sae, median_norms, run_gate
 from gradsae_fast.method import resolve_method
 from gradsae_fast.model.load import LanguageModel
 from gradsae_fast.model.objectives import Objective
+from gradsae_fast.model.sites import Wiring
 from gradsae_fast.prepare import load_sited_saes
 from gradsae_fast.records import Batch
 from gradsae_fast.sae.canonical import Threshold
@@ -58,6 +60,7 @@ def run(lm: LanguageModel, one: SitedSae, batch: Batch, **options: Any) -> GateR
 def test_a_sound_run_passes_every_check(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:
     report = run(tiny_lm, perfect(tiny_lm, write_sae(), batch, published_l0=24.0, published_fvu=0.01), batch)
     assert [check.name for check in report.checks] == [
+        "site",
         "bos",
         "fvu",
         "l0",
@@ -65,6 +68,71 @@ def test_a_sound_run_passes_every_check(tiny_lm: LanguageModel, write_sae: Any, 
         "dense autograd of next-token",
     ]
     assert not report.failures
+
+
+def place_of_run(lm: LanguageModel, one: SitedSae, batch: Batch, site: str, facts: dict[str, Any]) -> Check:
+    """What the gate says of the place of an SAE at this site, whose metadata says this."""
+    moved = replace(one, wiring=Wiring.at(lm.site(site)), sae=replace(one.sae, facts=replace(one.sae.facts, **facts)))
+    checks = check_sae(lm, moved, [batch], bos=True)
+    return next(check for check in checks if check.name == "site")
+
+
+def test_an_sae_at_another_site_than_its_metadata_says_stops_the_run(
+    tiny_lm: LanguageModel, write_sae: Any, batch: Batch
+) -> None:
+    one = perfect(tiny_lm, write_sae(), batch, published_l0=24.0, site="model.layers.2")
+    with pytest.raises(
+        GateError, match=r"  site at model\.layers\.1: the SAE's metadata says model\.layers\.2; .* Leave --site out"
+    ):
+        run(tiny_lm, one, batch)
+    forced = run(tiny_lm, one, batch, force=True)
+    assert [check.name for check in forced.failures] == ["site"]
+
+
+def test_a_transcoder_that_reads_elsewhere_than_its_metadata_says_stops_the_run(
+    tiny_lm: LanguageModel, write_sae: Any, batch: Batch
+) -> None:
+    one = perfect(tiny_lm, write_sae(), batch, reads="model.layers.0")
+    with pytest.raises(
+        GateError, match=r"reads at model\.layers\.1: the SAE's metadata says model\.layers\.0; .*--reads"
+    ):
+        run(tiny_lm, one, batch)
+
+
+@pytest.mark.parametrize(
+    ("site", "facts"),
+    [
+        ("model.layers.1", {"site": None, "hook_name": "blocks.1.hook_resid_post"}),
+        ("model.layers.1", {"site": None, "hook_name": "blocks.2.hook_resid_pre"}),
+        ("model.layers.1.mlp.input", {"site": "model.layers.1.post_attention_layernorm"}),
+    ],
+)
+def test_one_place_under_two_names_is_the_same_site(
+    tiny_lm: LanguageModel, write_sae: Any, batch: Batch, site: str, facts: dict[str, Any]
+) -> None:
+    one = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])[0]
+    check = place_of_run(tiny_lm, one, batch, site, facts)
+    assert check.passed, check
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"site": None, "hook_name": None}, "the SAE's metadata names none"),
+        (
+            {"site": "transformer.h.7", "hook_name": None},
+            "the SAE's metadata says transformer.h.7, which is no site of this model",
+        ),
+        ({"site": None, "hook_name": "blocks.0.hook_resid_pre"}, ".*, which is no site of this model"),
+    ],
+)
+def test_metadata_that_names_no_site_of_this_model_stops_nothing(
+    tiny_lm: LanguageModel, write_sae: Any, batch: Batch, facts: dict[str, Any], found: str
+) -> None:
+    one = load_sited_saes(tiny_lm, [SaeConfig(path=str(write_sae()))])[0]
+    check = place_of_run(tiny_lm, one, batch, "model.layers.2", facts)
+    assert check.passed
+    assert re.fullmatch(found, check.found)
 
 
 def test_integrated_gradients_must_add_up(tiny_lm: LanguageModel, write_sae: Any, batch: Batch) -> None:

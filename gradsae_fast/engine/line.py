@@ -28,8 +28,11 @@ from gradsae_fast.stages import each, record, span
 from gradsae_fast.store import ScoreWriter
 from gradsae_fast.store.format.layout import check_names
 from gradsae_fast.store.places.durable import storage_errors
+from gradsae_fast.store.places.lock import locked
 from gradsae_fast.store.places.place import place_of
 from gradsae_fast.store.records.facts import read_facts
+from gradsae_fast.store.records.identity import RUN_FILE, read_run
+from gradsae_fast.store.recovery import refuse_strangers
 from gradsae_fast.store.sidecars.dictionary import dictionary_record
 
 Tell = Callable[[str], None]
@@ -81,6 +84,7 @@ def begin(
     `shared` is for one of many workers. They may begin a store all at once: what the first of them left in it holds.
     Raises the errors of `gradsae_fast.errors`.
     """
+    _check_store(config, shared=shared)
     prepared = prepare(config, objectives, documents)
     if config.run.exact_dense is not None:
         check_ablatable(prepared.sited, prepared.method)
@@ -223,6 +227,19 @@ class _Run:
         )
 
 
+def _check_store(config: ExtractConfig, *, shared: bool) -> None:
+    """Refuse, before minutes of loading, a place that `_open_writer` would refuse; it is asked again there."""
+    place = place_of(config.store.path)
+    with storage_errors(place):
+        if (place / RUN_FILE).exists():
+            read_run(place)
+            if not shared:
+                with locked(place):
+                    pass  # nobody else writes to it now
+        elif place.exists():
+            refuse_strangers(place)
+
+
 def _open_writer(prepared: Prepared, *, shared: bool) -> ScoreWriter:
     store = prepared.config.store
     return ScoreWriter.create_or_resume(
@@ -261,7 +278,9 @@ def _write_once(prepared: Prepared, writer: ScoreWriter, passed: dict[str, Any],
         return writer.keep_facts("gate", passed)
     failed = ", ".join(check["name"] for check in found["checks"] if not check["passed"])
     verdict = f"failed ({failed}) and was forced" if failed else "was passed"
-    tell(f"resuming: {len(writer.committed)} segments are committed; the gate {verdict} when the store was begun")
+    there = len(writer.committed)
+    resuming = f"resuming: {there} {'segment is' if there == 1 else 'segments are'} committed; " if there else ""
+    tell(f"{resuming}the gate {verdict} when the store was begun")
     return found
 
 

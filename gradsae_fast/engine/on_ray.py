@@ -25,7 +25,9 @@ from gradsae_fast.errors import EngineError, StoreError
 from gradsae_fast.quality import Tally
 from gradsae_fast.store.places.place import Place, place_of
 from gradsae_fast.store.records.commits import find_records
+from gradsae_fast.store.records.effective import effective
 from gradsae_fast.store.records.facts import read_facts
+from gradsae_fast.store.records.revisions import read_revisions
 
 STALL_MINUTES = 30.0
 _POLL_SECONDS = 1.0
@@ -45,7 +47,8 @@ def extract_on_ray(
     """Score what is left of a run on a Ray cluster, and finish it. `scorer` is what workers do.
 
     Raises:
-        EngineError: no cluster; workers that failed again and again, or that commit nothing for `stall_minutes`.
+        EngineError: no cluster; for `stall_minutes` no room for a worker, or nothing committed; workers that failed
+            again and again.
         GradsaeError: what a worker raised.
     """
     config = _with_whole_paths(config)
@@ -86,15 +89,38 @@ def _with_whole_paths(config: ExtractConfig) -> ExtractConfig:
 
 def _begin(ray: Any, config: ExtractConfig, crew: Crew) -> StoreBegun:
     """Have a worker begin the store; its process ends with the task, and gives its GPU back."""
-    task = ray.remote(num_cpus=crew.cpus, num_gpus=crew.gpus, max_calls=1, max_retries=2)(begin_store)
+    as_worker = ray.remote(num_cpus=crew.cpus, num_gpus=crew.gpus, max_calls=1, max_retries=2)
     try:
-        answer = pickle.loads(ray.get(task.remote(config)))
+        _expect_worker(ray, as_worker, config, crew)
+        answer = pickle.loads(ray.get(as_worker(begin_store).remote(config)))
     except ray.exceptions.RayError as error:
         raise EngineError(f"no worker could begin the store: {error}") from error
     if isinstance(answer, Failure):
         raise answer.error
     assert isinstance(answer, StoreBegun)
     return answer
+
+
+def _expect_worker(ray: Any, as_worker: Any, config: ExtractConfig, crew: Crew) -> None:
+    """Wait for room for a worker, not for its work: a corpus may take hours to plan."""
+    arrival = as_worker(_arrive).remote()
+    try:
+        ray.get(arrival, timeout=_stall_seconds(config))
+    except ray.exceptions.GetTimeoutError as error:
+        ray.cancel(arrival, force=True)
+        raise EngineError(
+            f"no machine had room for a worker of {crew.each} within {_stall_seconds(config) / 60:g} minutes; "
+            f"{describe(ray)}. Look for what keeps the machines busy or away, then run the same command again; "
+            "--stall-minutes is how long to wait."
+        ) from error
+
+
+def _arrive() -> None:
+    """What a worker does to show that there is room for it."""
+
+
+def _stall_seconds(config: ExtractConfig) -> float:
+    return 60 * (config.run.stall_minutes or STALL_MINUTES)
 
 
 def _expect_store(place: Place) -> None:
@@ -137,12 +163,14 @@ class _Watch:
         self.place = place_of(config.store.path)
         self.begun = begun
         self.on_progress = on_progress
-        self.stall_seconds = 60 * (config.run.stall_minutes or STALL_MINUTES)
+        self.stall_seconds = _stall_seconds(config)
         self.committed: set[int] = set()
         self.summaries: list[Summary] = []
         self.tallies: dict[str, Tally] = {}
         self.heard_of: dict[str, float] = {}
         self.started = self.moved = time.monotonic()
+        # These are there in what was put in their place; their own commit records may be gone.
+        self.replaced = effective({}, read_revisions(self.place), self.place).committed
         self.look()
         self.num_before = len(self.committed)
 
@@ -194,7 +222,8 @@ class _Watch:
     def look(self) -> None:
         """See what is committed by now."""
         first, size = self.begun.first_segment, len(self.begun.segment_tokens)
-        committed = {index - first for index in find_records(self.place) if first <= index < first + size}
+        there = self.replaced.union(find_records(self.place))
+        committed = {index - first for index in there if first <= index < first + size}
         if len(committed) > len(self.committed):
             self.moved = time.monotonic()
         self.committed = committed

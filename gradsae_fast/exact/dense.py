@@ -17,6 +17,7 @@ import numpy as np
 
 from gradsae_fast.ablate import Effects
 from gradsae_fast.corpus.segments import read_segments
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import ConfigError, StoreError
 from gradsae_fast.exact.effects import DocumentRemoval, Place, check_values, document_effects
 from gradsae_fast.prepare import Prepared
@@ -136,7 +137,8 @@ class _Pass:
         first, own = self.generation.first_segment, self.generation.segments
         skipped = frozenset(index - first for index in writer.committed if index in own)
         for site, latents_K in writer.dense.items():
-            self.tell(f"exact: {len(latents_K)} latents fire on more than {writer.share:.3g} of the tokens at {site}")
+            found = counted(len(latents_K), "latent")
+            self.tell(f"exact: on more than {writer.share:.3g} of the tokens fire {found} at {site}")
         stored = {segment.index: segment for segment in self.store.segments}
         for segment, documents in read_segments(
             prepared.corpus, prepared.plan, prepared.lm.tokenizer, prepared.rules, skipped
@@ -147,7 +149,7 @@ class _Pass:
             self.deviation = max(self.deviation, check_values(prepared, of_store, effects))
             writer.write(of_store, self._drops(of_store, removals, effects))
             self.num_removals += sum(len(listed) for listed in removals.values())
-            self.tell(f"exact: {len(writer.committed)} of {self.store.num_segments} segments are measured")
+            self.tell(f"exact: {len(writer.committed)} of {counted(self.store.num_segments, 'segment')} measured")
         return ExactReport(
             share=writer.share,
             num_dense={site: len(latents_K) for site, latents_K in writer.dense.items()},

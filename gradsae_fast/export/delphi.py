@@ -34,6 +34,7 @@ from gradsae_fast.ranking.question import Question, resolve
 from gradsae_fast.ranking.selection import select
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.places.place import disk_path_of
 
 _UINT16 = 1 << 16
 _ALIGNMENT = 8
@@ -111,7 +112,7 @@ def write_delphi(
         for part in parts:
             _write_split(result, part, stream.tokens, context, to_text(provenance))
         (result / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="ascii")
-    return Exported(path=folder / hookpoint, count=count, unit="non-zeros")
+    return Exported(path=folder / hookpoint, count=count, unit="non-zero")
 
 
 def _hookpoint(site: str) -> str:
@@ -147,7 +148,7 @@ def _configuration(store: ScoreStore, question: Question, stream: _Stream, conte
 
 def _folder(path: str | Path) -> Path:
     """Return the folder of hook points, made where it is missing."""
-    folder = Path(path)
+    folder = disk_path_of(path)
     check_target(folder, overwrite=True)
     if folder.exists() and not folder.is_dir():
         raise QueryError(f"{folder} is a file; expected a folder for hook points, or a new path; choose another one")

@@ -117,7 +117,7 @@ def write_anndata(
             _write_frames(anndata, file, frames)
             count = _write_matrices(anndata, file, store, selection, question, column_C, per_token=per_token)
         check_count(count, "active latents")
-    return Exported(path=Path(path), count=len(obs["key"]), unit="documents")
+    return Exported(path=Path(path), count=len(obs["key"]), unit="document")
 
 
 def _require_room(path: Path, num_bytes: int) -> None:

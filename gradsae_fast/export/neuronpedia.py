@@ -113,7 +113,7 @@ def write_neuronpedia(
         with result.open("w", encoding="ascii") as file:
             for record in _records(corpus, known, chosen):
                 file.write(json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n")
-    return Exported(path=Path(path), count=len(chosen), unit="latents")
+    return Exported(path=Path(path), count=len(chosen), unit="latent")
 
 
 def _corpus(store: ScoreStore, selection: Selection, question: Question, width: int) -> Corpus:

@@ -79,7 +79,7 @@ def write_csr(
         check_count(spools["data"].length, "non-zeros")
         count = spools["data"].length
         _assemble(result, asked, spools, keys)
-    return Exported(path=Path(path), count=count, unit="non-zeros")
+    return Exported(path=Path(path), count=count, unit="non-zero")
 
 
 def read_csr(path: str | Path) -> tuple[sparse.csr_array, pa.Table]:

@@ -103,7 +103,7 @@ def write_parquet(
         tables = _by_token(source) if order == "token" else _by_latent(source, work)
         count = _write(result, tables, schema, order)
         check_count(count, "non-zeros")
-    return Exported(path=Path(path), count=count, unit="non-zeros")
+    return Exported(path=Path(path), count=count, unit="non-zero")
 
 
 def _schema(source: _Source) -> pa.Schema:

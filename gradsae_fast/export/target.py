@@ -13,6 +13,7 @@ from secrets import token_hex
 
 from gradsae_fast.errors import QueryError
 from gradsae_fast.store.places.durable import TEMPORARY, storage_errors, sync
+from gradsae_fast.store.places.place import disk_path_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Exported:
 
     path: Path
     count: int
-    unit: str  # what is counted: non-zeros, documents, latents
+    unit: str  # what is counted: non-zero, document or latent
 
     @property
     def num_bytes(self) -> int:
@@ -39,9 +40,9 @@ def replacing(path: str | Path, *, overwrite: bool, beside: str | Path | None = 
 
     Raises:
         QueryError: the path is taken and may not be overwritten, or its folder does not exist.
-        StoreError: the disk is full or read-only.
+        StoreError: the disk is full or read-only, or the path is an address of object storage.
     """
-    target = Path(path)
+    target = disk_path_of(path)
     check_target(target, overwrite=overwrite)
     work = Path(beside or target).parent / f"{TEMPORARY}{token_hex(8)}"
     with storage_errors(target.parent):

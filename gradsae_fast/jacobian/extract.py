@@ -65,6 +65,7 @@ def extract_jacobian(
     `pairs_per_pass` bounds memory: tokens x latents that pass the network between the sites together. `on_progress`
     gets tokens done and tokens in all after every batch. Raises the errors of `gradsae_fast.errors`.
     """
+    store = disk_path_of(config.store.path)
     _check(config, pairs_per_pass)
     tell = on_message or (lambda _: None)
     prepared = prepare(config, None, documents)
@@ -72,7 +73,7 @@ def extract_jacobian(
     path = job.pair.path
     tell(f"between {path.reads.path} and {path.writes.path}: {' · '.join(path.names)}")
     tell(f"derivative at the lower {'hidden state' if job.pair.point is Point.HIDDEN else 'reconstruction'}")
-    passed = read_facts(disk_path_of(config.store.path), "gate") or check_fit(prepared, tell)
+    passed = read_facts(store, "gate") or check_fit(prepared, tell)
     run = JacobianRun(
         identity=_identity(prepared, job),
         num_segments=len(prepared.plan.segments),
@@ -80,7 +81,7 @@ def extract_jacobian(
         profile=config.store.profile,
         run=prepared.facts(),
     )
-    with open_writer(config.store.path, run) as writer:
+    with open_writer(store, run) as writer:
         if read_facts(writer.path, "plan") is None:
             write_facts(writer.path, "plan", plan_facts(prepared))
         if read_facts(writer.path, "gate") is None:

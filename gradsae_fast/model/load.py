@@ -1,6 +1,7 @@
 """Load any causal language model of transformers, frozen, with everything that the rest of the house asks about it."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gradsae_fast.errors import ConfigError, ModelError
 from gradsae_fast.model.head import check_head
 from gradsae_fast.model.sites import Site, find_layers, resolve_site
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # What transformers raises for folders that are missing, truncated, contradictory or of another kind.
 _LOADING_ERRORS = (
     ImportError,
@@ -79,6 +81,7 @@ class LanguageModel:
 
 def load_model(config: ModelConfig) -> LanguageModel:
     """Load and freeze a model; ModelError for what is missing, truncated, incomplete or not finite."""
+    _check_source(config.path)
     if config.revision is not None and Path(config.path).is_dir():
         raise ModelError(f"revision {config.revision!r} has no effect on the folder {config.path!r}. Leave it out.")
     device = _choose_device(config.device)
@@ -100,6 +103,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
                 "converted checkpoint of the model."
             ) from error
         chosen = f" with attention {config.attention!r}" if attention else ""
+        chosen += "" if Path(config.path).exists() else ", which is no local path, so that the hub was asked"
         raise ModelError(
             f"cannot load a causal language model from {config.path!r}{chosen}: {_first_line(error)} "
             "Expected a transformers folder (config.json, model.safetensors, tokenizer.json) or a reachable hub id."
@@ -155,6 +159,15 @@ def _gives_tuple(body: nn.Module, layer: nn.Module) -> bool:
     finally:
         handle.remove()
     return isinstance(outputs[0], tuple)
+
+
+def _check_source(source: str) -> None:
+    """Refuse a path where nothing is, without asking the hub, whose answer would be about the spelling of its ids."""
+    if not Path(source).exists() and _HUB_ID.fullmatch(source) is None:
+        raise ModelError(
+            f"there is no local path {source!r}, and it is no hub id ('org/model'); expected a transformers folder "
+            "(config.json, model.safetensors, tokenizer.json) or a hub id. Check --model."
+        )
 
 
 def _choose_device(name: str) -> torch.device:

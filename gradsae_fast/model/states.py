@@ -55,6 +55,14 @@ def read_and_written(lm: LanguageModel, batch: Batch, wirings: Sequence[Wiring])
     }
 
 
+def hold_the_same(lm: LanguageModel, batch: Batch, one: Site, other: Site) -> bool:
+    """Whether two sites are one place under two names, as what a norm puts out and what the MLP behind it takes in."""
+    if one == other:
+        return True
+    hidden = hidden_states(lm, batch, [one, other])
+    return torch.equal(hidden[one.path], hidden[other.path])
+
+
 def real_rows(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
     """Rows of the flattened [B * T] batch that hold real tokens, window after window [R]."""
     width = batch.token_ids_BT.shape[1]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gradsae_fast.errors import QueryError
-from gradsae_fast.ranking.question import did_you_mean
+from gradsae_fast.spelling import did_you_mean
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.places.ahead import announced
 from gradsae_fast.store.segment import StoredSegment

@@ -15,6 +15,7 @@ import numpy as np
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.units import effect_in_unit
 from gradsae_fast.records import Array
+from gradsae_fast.remedy import commands_of, having
 from gradsae_fast.store import ExactDense, ScoreStore
 from gradsae_fast.store.segment import StoredSegment
 
@@ -63,7 +64,16 @@ def find_exact(store: ScoreStore, site: str, objective: str, by: str, include_sp
     if found is None or found.missing:
         state = "none" if found is None else f"none for {len(found.missing)} of its {len(store.segments)} segments"
         raise QueryError(
-            f"{store.path} was asked for exact effects of dense latents and has {state}; run the same `gradsae "
-            f"extract` command with --exact-dense {found.share if found else 0.2:g}: it measures what is missing"
+            f"{store.path} was asked for exact effects of dense latents and has {state}; {_advice(store, found)}"
         )
     return ExactEffects(store=found, site=site, objective=objective)
+
+
+def _advice(store: ScoreStore, found: ExactDense | None) -> str:
+    """What measures the effects that a store lacks; each corpus is measured by the command that scored it."""
+    if store.num_revisions or any(generation.is_closed for generation in store.generations):
+        return "its segments were revised, and cannot be measured any more: rank without exact effects"
+    missing = [segment.index for segment in store.segments] if found is None else found.missing
+    share = found.share if found else 0.2
+    commands = commands_of(having(store.generations, missing))
+    return f"run {commands}, with --exact-dense {share:g}: that measures what is missing"

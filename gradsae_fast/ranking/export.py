@@ -23,6 +23,7 @@ import pyarrow.parquet
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.answer import query_of
 from gradsae_fast.ranking.question import one_of
+from gradsae_fast.store.places.place import disk_path_of
 
 FORMATS = ("json", "csv", "parquet")
 
@@ -32,7 +33,7 @@ def write_table(table: pa.Table, path: str | Path | None = None, format: str = "
 
     Raises:
         QueryError: the format is unknown, parquet is asked for without a path, or the path's folder does not exist.
-
+        StoreError: the path is an address of object storage.
     """
     one_of("format", format, FORMATS)
     if path is None and format == "parquet":
@@ -40,10 +41,10 @@ def write_table(table: pa.Table, path: str | Path | None = None, format: str = "
     content = _encode(without_nan(table), format)
     if path is None:
         return content.decode()
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise QueryError(f"cannot write {path}: the folder {folder} does not exist; make it first")
-    Path(path).write_bytes(content)
+    file = disk_path_of(path)
+    if not file.parent.is_dir():
+        raise QueryError(f"cannot write {path}: the folder {file.parent} does not exist; make it first")
+    file.write_bytes(content)
     return None
 
 

@@ -3,12 +3,12 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import SupportsIndex
 
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.exact import ExactEffects, find_exact
 from gradsae_fast.records import Array
+from gradsae_fast.spelling import did_you_mean
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.format.polarity import POLARITIES, has_polarity
 
@@ -125,19 +125,6 @@ def one_of(what: str, name: str, known: Sequence[str]) -> str:
     if name in known:
         return name
     raise QueryError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Word what was expected instead of an unknown name.
-
-    >>> did_you_mean("activatoin", ["activation", "influence"])
-    "did you mean 'activation'? known: 'activation', 'influence'"
-    """
-    shown, compared = 12, 10_000  # comparing spellings takes microseconds each: a million document keys would hang
-    close = get_close_matches(name, known[:compared], n=3)
-    listed = ", ".join(map(repr, known[:shown]))
-    more = f" and {len(known) - shown} more" if len(known) > shown else ""
-    return (f"did you mean {' or '.join(map(repr, close))}? " if close else "") + f"known: {listed}{more}"
 
 
 def _only(what: str, name: str | None, known: Sequence[str]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking.conditions import Clause, clauses_of, documents_that_meet, text_of, values_never_met
 from gradsae_fast.ranking.document_columns import read_columns
-from gradsae_fast.ranking.question import did_you_mean
 from gradsae_fast.ranking.where import parse_where
 from gradsae_fast.records import Array
+from gradsae_fast.spelling import did_you_mean
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.keys import find_key
 from gradsae_fast.store.segment import StoredSegment

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from markupsafe import Markup
 
+from gradsae_fast.counts import counted
 from gradsae_fast.records import Array
 from gradsae_fast.report.histogram import Histogram
 from gradsae_fast.report.numbers import count, number, percent, short, signed
@@ -28,7 +29,7 @@ def density_chart(frequency: Array) -> Markup:
     frame = Frame(x=x, y=_counts("latents", int(counts.max())))
     dense = math.log10(DENSE)
     bars = [
-        frame.bar(a, b, n, kind="plain", title=f"{percent(10**a)} to {percent(10**b)}: {count(n)} latents")
+        frame.bar(a, b, n, kind="plain", title=f"{percent(10**a)} to {percent(10**b)}: {counted(n, 'latent')}")
         for a, b, n in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
         if n
     ]
@@ -36,7 +37,7 @@ def density_chart(frequency: Array) -> Markup:
         frame.line([(dense, frame.y.low), (dense, frame.y.high)], kind="limit"),
         frame.text(dense - 0.03, frame.y.high * 0.97, "dense", anchor="end"),
     ]
-    return frame.draw([*bars, *limit], label=f"Histogram of the firing rates of {count(len(frequency))} latents.")
+    return frame.draw([*bars, *limit], label=f"Histogram of the firing rates of {counted(len(frequency), 'latent')}.")
 
 
 def scatter_chart(activation: Array, influence: Array, unit: str) -> tuple[Markup, int]:
@@ -60,9 +61,11 @@ def scatter_chart(activation: Array, influence: Array, unit: str) -> tuple[Marku
     for i, j in np.argwhere(cells).tolist():
         n, up = int(cells[i, j]), float(y_edges[j] + y_edges[j + 1]) / 2
         kind, about = "up" if up > 0 else "down", signed(math.copysign(10 ** (abs(up) + y_low), up))
-        title = f"{count(n)} {'latent' if n == 1 else 'latents'}, mean influence about {about}"
+        title = f"{counted(n, 'latent')}, mean influence about {about}"
         marks.append(frame.dot((x_edges[i] + x_edges[i + 1]) / 2, up, 1.2 + math.log10(n), kind=kind, title=title))
-    label = f"Scatter plot of influence against activation of {count(int(shown.sum()))} latents, both on log scales."
+    label = (
+        f"Scatter plot of influence against activation of {counted(int(shown.sum()), 'latent')}, both on log scales."
+    )
     return frame.draw(marks, label=label), int((~shown).sum())
 
 
@@ -84,12 +87,12 @@ def share_chart(absolute: Array) -> tuple[Markup, list[tuple[int, float]]]:
     marks = [
         frame.line(points, kind="curve"),
         frame.dot(
-            math.log10(half), float(cumulative[half - 1]), 3.5, kind="plain", title=f"half: {count(half)} latents"
+            math.log10(half), float(cumulative[half - 1]), 3.5, kind="plain", title=f"half: {counted(half, 'latent')}"
         ),
         frame.text(math.log10(half) + 0.06 * high / 3, 0.42, f"half is held by {count(half)}"),
     ]
     shares = [(k, float(cumulative[k - 1])) for k in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000) if k <= n]
-    return frame.draw(marks, label=f"{count(half)} of {count(n)} latents hold half of the total influence."), shares
+    return frame.draw(marks, label=f"{count(half)} of {counted(n, 'latent')} hold half of the total influence."), shares
 
 
 def value_chart(histogram: Histogram, *, name: str, is_signed: bool) -> Markup:
@@ -103,12 +106,12 @@ def value_chart(histogram: Histogram, *, name: str, is_signed: bool) -> Markup:
             high,
             math.log10(1 + n),
             kind=("up" if low >= 0 else "down") if is_signed else "plain",
-            title=f"{write(low)} to {write(high)}: {count(n)} tokens",
+            title=f"{write(low)} to {write(high)}: {counted(n, 'token')}",
         )
         for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
         if n
     ]
-    return frame.draw(marks, label=f"Histogram of the {name} on {count(sum(counts))} tokens.")
+    return frame.draw(marks, label=f"Histogram of the {name} on {counted(sum(counts), 'token')}.")
 
 
 def rows_of(histogram: Histogram) -> list[Mapping[str, object]]:

@@ -20,7 +20,7 @@ from gradsae_fast.report.pages import Limits
 from gradsae_fast.report.passages import Piece, SegmentPieces
 from gradsae_fast.report.subject import Subject
 from gradsae_fast.report.sums import DocumentTotals
-from gradsae_fast.report.visible import cut, word
+from gradsae_fast.visible import cut, word
 
 NUM_TOKENS = 8
 SCALE_QUANTILE = 0.99

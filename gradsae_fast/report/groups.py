@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import QueryError
-from gradsae_fast.ranking.question import did_you_mean
 from gradsae_fast.ranking.selection import select
 from gradsae_fast.records import Array
-from gradsae_fast.report.numbers import count
+from gradsae_fast.spelling import did_you_mean
 from gradsae_fast.store import ScoreStore
 
 MOST_VALUES = 12
@@ -100,7 +100,7 @@ def _rest(group: Group, store: ScoreStore) -> Group:
 
 
 def _with_size(group: Group) -> str:
-    return f"{group.name} ({count(group.num_documents)} document{'' if group.num_documents == 1 else 's'})"
+    return f"{group.name} ({counted(group.num_documents, 'document')})"
 
 
 def _group(store: ScoreStore, name: str, condition: str) -> Group:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradsae_fast.counts import counted
 from gradsae_fast.method import influence_unit
 from gradsae_fast.report.charts import rows_of, value_chart
 from gradsae_fast.report.contrasts import ContrastOfLatents, GroupMeans
@@ -13,7 +14,7 @@ from gradsae_fast.report.passages import Passage
 from gradsae_fast.report.peaks import ENDS, Peaks
 from gradsae_fast.report.subject import DENSE, Subject
 from gradsae_fast.report.svg import interval
-from gradsae_fast.report.visible import visible, word
+from gradsae_fast.visible import visible, word
 
 NAMES = {
     "raising": "Raises the objective most",
@@ -80,9 +81,9 @@ class LatentPages:
             ("activation", "Activation", self._peaks.activation.of(row), False),
         )
         values, left_out = int(self._peaks.num_values_L[row]), int(self._peaks.num_nonfinite_L[row])
-        caption = f"{count(values - left_out)} counted tokens on which it is active; heights are logarithmic."
+        caption = f"{counted(values - left_out, 'counted token')} on which it is active; heights are logarithmic."
         if left_out:
-            caption += f" {count(left_out)} tokens are left out: their numbers are not finite."
+            caption += f" Left out: {counted(left_out, 'token')}, as numbers there are not finite."
         return [
             {
                 "name": name,
@@ -124,9 +125,8 @@ class LatentPages:
         active = int(self._peaks.num_values_L[row])
         if not shown:
             return f"No token: on none of {count(active)} does it have such an influence."
-        return (
-            f"{count(shown)} of the {count(active)} tokens on which it is active; {_ORDERS[end]}, ties in corpus order."
-        )
+        of = counted(active, "token")
+        return f"{count(shown)} of the {of} on which it is active; {_ORDERS[end]}, ties in corpus order."
 
     def _group_rows(self, row: int) -> list[dict[str, Any]]:
         means = [(group, float(group.mean_L[row]), float(group.half_width_L[row])) for group in self._means]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from gradsae_fast.errors import StoreError
 from gradsae_fast.report import numbers
 from gradsae_fast.report.palette import DARK, LIGHT, variables
-from gradsae_fast.report.visible import cut, visible
+from gradsae_fast.visible import cut, visible
 
 PAGE_BYTES = 300_000
 

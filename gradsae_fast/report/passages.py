@@ -12,8 +12,8 @@ import numpy as np
 from gradsae_fast.records import Array
 from gradsae_fast.report.entries import RUN_TOKENS, SegmentEntries
 from gradsae_fast.report.subject import Subject
-from gradsae_fast.report.visible import cut, visible, word
 from gradsae_fast.store.segment import StoredSegment
+from gradsae_fast.visible import cut, visible, word
 
 PIECE_CHARACTERS = 48
 WORD_CHARACTERS = 16

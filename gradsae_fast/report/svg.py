@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from gradsae_fast.report.visible import cut
+from gradsae_fast.visible import cut
 
 WIDTH, HEIGHT = 360, 240
 WORDS = 120  # characters of a label or tooltip, at most

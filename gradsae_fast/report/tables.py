@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradsae_fast.counts import counted
 from gradsae_fast.report.document_page import show_value
 from gradsae_fast.report.numbers import count
 from gradsae_fast.report.subject import Subject
@@ -80,7 +81,8 @@ def latent_table(subject: Subject, words: Mapping[int, Sequence[str]]) -> Listin
     return Listing(
         what="latents",
         rows=tuple(rows),
-        of=f"{count(len(rows))} latents with a page. Sums are over counted tokens; lean is influence over |influence|.",
+        of=f"{counted(len(rows), 'latent')} with a page. Sums are over counted tokens; lean is influence over "
+        "|influence|.",
     )
 
 
@@ -109,8 +111,8 @@ def document_table(subject: Subject, totals: DocumentTotals, documents: Sequence
             }
         )
     of = (
-        f"{count(len(rows))} documents with a page; the corpus has {count(subject.facts['num_documents'])}. In order "
-        "of |influence|, summed over tokens and latents; longer texts have larger sums."
+        f"{counted(len(rows), 'document')} with a page; the corpus has {count(subject.facts['num_documents'])}. In "
+        "order of |influence|, summed over tokens and latents; longer texts have larger sums."
     )
     if len(known) > len(columns):
         of += f" {len(columns)} of {len(known)} metadata columns are listed."

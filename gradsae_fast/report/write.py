@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import ConfigError, QueryError
 from gradsae_fast.method import influence_unit
 from gradsae_fast.report.document_page import document_file, document_values, read_document
@@ -21,8 +22,9 @@ from gradsae_fast.report.peaks import Peaks, find_peaks
 from gradsae_fast.report.subject import DENSE, Subject, choose_subject
 from gradsae_fast.report.sums import DocumentTotals, read_sums
 from gradsae_fast.report.tables import LISTED, Listing, document_table, latent_table, listing_files
-from gradsae_fast.report.visible import cut
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.store.places.place import disk_path_of
+from gradsae_fast.visible import cut
 
 _TABLES = Limits(contexts=1, rows=1, characters=80, text_bytes=1)
 _WORDS = 4
@@ -75,15 +77,16 @@ def write_report(
     Raises:
         QueryError: an unknown name or latent, a count below 1, or groups that cannot be made.
         ConfigError: a folder that may not be replaced, or labels that cannot be read.
-        StoreError: a damaged store, or a full or read-only disk.
+        StoreError: a damaged store, a full or read-only disk, or an address of object storage for the folder.
     """
-    _check(store, Path(folder), documents=documents, contexts=contexts, context=context)
+    place = disk_path_of(folder)
+    _check(store, place, documents=documents, contexts=contexts, context=context)
     subject = choose_subject(store, latents=latents, k=k, groups=groups, labels=labels, site=site, objective=objective)
     totals = read_sums(subject)
     peaks, shown = find_peaks(subject, contexts), _most_influenced(totals, documents)
     pages = Pages(_shared(subject, shown))
     limits = Limits(contexts=contexts, rows=40, characters=160, text_bytes=PAGE_BYTES - 40_000)
-    with replaced(Path(folder)) as audit:
+    with replaced(place) as audit:
         words = _write_latents(audit, pages, subject, peaks, limits, context)
         _write_documents(audit, pages, subject, totals, shown, limits)
         tables = latent_table(subject, words), document_table(subject, totals, shown)
@@ -93,7 +96,7 @@ def write_report(
         _write_overview(audit, pages, overview_values(subject, words), *tables, rules)
         audit.finish(_marker(subject))
     return ReportSummary(
-        folder=Path(folder),
+        folder=place,
         num_latents=len(subject.latents),
         num_documents=len(shown),
         num_files=len(audit.sizes),
@@ -160,14 +163,15 @@ def _choice(subject: Subject) -> str:
 
 def _rules(subject: Subject, num_documents: int, contexts: int, context: int) -> list[str]:
     return [
-        f"Every number is over all {count(subject.facts['num_tokens'])} counted tokens of "
-        f"{count(subject.facts['num_documents'])} documents in the store's committed segments; nothing is subsampled.",
+        f"Every number is over all {counted(subject.facts['num_tokens'], 'counted token')} of "
+        f"{counted(subject.facts['num_documents'], 'document')} in the store's committed segments; nothing is "
+        "subsampled.",
         _choice(subject),
-        f"A latent's lists are its first {count(contexts)} tokens by influence above zero, by influence below zero and "
-        f"by activation, each with {count(context)} tokens on both sides: extremes, not typical uses. Its histograms "
-        "hold all of its tokens.",
-        f"{count(num_documents)} documents have a page: those with the largest |influence|, summed over tokens and "
-        "latents. A context of another document names it without a link.",
+        f"A latent's lists are its first {counted(contexts, 'token')} by influence above zero, by influence below zero "
+        f"and by activation, each with {counted(context, 'token')} on both sides: extremes, not typical uses. Its "
+        "histograms hold all of its tokens.",
+        f"Pages there are of {counted(num_documents, 'document')}: those with the largest |influence|, summed over "
+        "tokens and latents. A context of another document names it without a link.",
         "Control and direction characters of the texts are shown by signs; long texts are cut, and say by how much.",
     ]
 

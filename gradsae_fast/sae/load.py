@@ -1,5 +1,6 @@
 """From a path or a hub id to the canonical SAE: each format is asked whether the files are its own."""
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -76,6 +77,13 @@ def load_sae(
     raise SaeError(f"{path} holds no SAE of a supported format: found {_found(path)}. Supported: {supported}")
 
 
+def check_sources(sources: Iterable[str]) -> None:
+    """Refuse what is no local path and cannot be a hub id: a question that needs nothing loaded. Raises SaeError."""
+    for source in sources:
+        if not Path(source).expanduser().exists() and not hub.is_hub_id(source):
+            raise SaeError(f"there is no local path {source!r}, and it is no hub id ('org/repo' or 'org/repo/folder')")
+
+
 def _given(form: ModuleType, **by_hand: float | None) -> dict[str, float]:
     """The facts that were given by hand; a format that does not take one refuses it."""
     given = {name: value for name, value in by_hand.items() if value is not None}
@@ -91,8 +99,7 @@ def _locate(source: str, revision: str | None) -> Path:
         if revision is not None:
             raise SaeError(f"revision {revision!r} has no effect: {source!r} is a local path; leave it out")
         return path
-    if not hub.is_hub_id(source):
-        raise SaeError(f"there is no local path {source!r}, and it is no hub id ('org/repo' or 'org/repo/folder')")
+    check_sources([source])
     name = PurePosixPath(source).name
     if files := [file for each in NAMED_AFTER_A_LAYER for file in each.files_of(name)]:
         path = hub.fetch(source, files=files, revision=revision) / name

@@ -11,7 +11,6 @@ from typing import Any
 
 from gradsae_fast.errors import GradsaeError
 from gradsae_fast.store.reader import ScoreStore
-from gradsae_fast.store.records.generations import Generation
 from gradsae_fast.store.sidecars.certificate import Agreement, read_certificate
 
 # Control characters, the marks and overrides of direction, zero width characters, lone surrogates.
@@ -107,26 +106,3 @@ def _agreement(row: Agreement) -> str:
     )
     of = "latent at a token" if row.scores == "pairs" else "latent in a document"
     return f"{row.objective}, {of}: Spearman {spearman}, same sign {sign} over {row.samples} exact ablations"
-
-
-def generation_facts(store: ScoreStore, generation: Generation) -> dict[str, Any]:
-    """Return one corpus of a store and how much of it is there, as JSON values."""
-    segments = [segment for segment in store.segments if segment.index in generation.segments]
-    return {
-        "generation": generation.number,
-        "corpus": generation.run.get("config", {}).get("corpus", {}).get("path"),
-        "segments": len(segments),
-        "planned_segments": generation.num_segments,
-        "documents": sum(segment.num_documents for segment in segments),
-        "tokens": sum(segment.num_tokens for segment in segments),
-        "closed": generation.is_closed,
-    }
-
-
-def generation_line(facts: Mapping[str, Any]) -> str:
-    """Return a line about what `generation_facts` found."""
-    state = "; merged with documents dropped or segments compacted: not to be resumed" if facts["closed"] else ""
-    return (
-        f"{facts['generation']}: {facts['corpus'] or 'not recorded'}; {facts['segments']} of "
-        f"{facts['planned_segments']} segments, {facts['documents']} documents, {facts['tokens']} tokens{state}"
-    )

@@ -1,8 +1,11 @@
 """What a driver makes of its workers' answers and of their silence, without a cluster."""
 
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,27 +14,36 @@ import pytest
 from gradsae_fast.config import ExtractConfig
 from gradsae_fast.engine import on_ray
 from gradsae_fast.engine.actor import Failure, StoreBegun, Summary
-from gradsae_fast.engine.cluster import crew_of
-from gradsae_fast.engine.on_ray import _Watch, _with_whole_paths
+from gradsae_fast.engine.cluster import cluster, crew_of
+from gradsae_fast.engine.on_ray import _begin, _Watch, _with_whole_paths
 from gradsae_fast.engine.report import Progress
 from gradsae_fast.errors import ConfigError, EngineError, ScoreError
 from gradsae_fast.quality import Tally
 from gradsae_fast.store import ScoreWriter
+from gradsae_fast.store.changes.compact import compact_segments
 from tests.store.synthetic import IDENTITY, make_segment
 
 Configure = Callable[..., ExtractConfig]
 TOKENS = (40, 40, 40)
 
 
-def pretended(gpus: float = 0, nodes: int = 3) -> Any:
-    """What is asked of the module `ray`, of a cluster that does not exist."""
-    machines = [{"Alive": number > 0, "NodeManagerHostname": f"machine-{number}"} for number in range(nodes)]
-    resources = {"CPU": 8.0, "GPU": float(gpus)}
+def pretended(gpus: float = 0, nodes: int = 3, labels: dict[str, str] | None = None) -> Any:
+    """What is asked of the module `ray`, of a cluster that does not exist; its first alive machine has all GPUs."""
+    machines = [
+        {
+            "Alive": number > 0,
+            "NodeManagerHostname": f"machine-{number}",
+            "Resources": {"CPU": 4.0, "GPU": float(gpus)} if number == 1 else {"CPU": 4.0} if number else {},
+            "Labels": {"ray.io/node-id": f"{number}", **(labels or {})},
+        }
+        for number in range(nodes)
+    ]
+    resources = {"CPU": 4.0 * (nodes - 1), "GPU": float(gpus)}
     return SimpleNamespace(
         nodes=lambda: machines,
         cluster_resources=lambda: resources,
         available_resources=lambda: resources,
-        exceptions=SimpleNamespace(RayError=ConnectionResetError),
+        exceptions=SimpleNamespace(RayError=ConnectionResetError, GetTimeoutError=TimeoutError),
     )
 
 
@@ -126,7 +138,6 @@ def test_a_cluster_that_gives_up_is_an_error_of_the_engine(watch: _Watch) -> Non
         ({"gpus_per_worker": 0.5}, "cuda", 1, "2 workers of 0.5 GPU and 1 CPU"),
         ({"threads": 4}, "cpu", 8, "2 workers of 4 CPUs"),
         ({"workers": 5}, "auto", 8, "5 workers of 1 GPU and 1 CPU"),
-        ({}, "cuda", 0, "1 worker of 1 GPU and 1 CPU"),
     ],
 )
 def test_a_worker_has_a_gpu_where_there_are_any(
@@ -135,6 +146,101 @@ def test_a_worker_has_a_gpu_where_there_are_any(
     config = configure(run={"engine": "ray", **run}, model={"device": device})
     config = replace(config, run=replace(config.run, threads=run.get("threads")))
     assert str(crew_of(pretended(gpus), config)) == expected.replace("0.5 GPU ", "0.5 GPUs ")
+
+
+@pytest.mark.parametrize(
+    ("run", "device", "message"),
+    [
+        ({}, "cuda", r"has 1 GPU and 1 CPU, .* the most on one machine: 4 CPUs, 0 GPUs\. Lower --gpus-per-worker"),
+        ({"gpus_per_worker": 4.0}, "auto", "no machine of the Ray cluster has 4 GPUs and 1 CPU"),
+        ({"threads": 5}, "cpu", "no machine of the Ray cluster has 5 CPUs"),
+    ],
+)
+def test_a_worker_that_asks_for_what_no_machine_has_is_refused_where_none_is_added_by_itself(
+    configure: Configure, run: dict[str, Any], device: str, message: str
+) -> None:
+    config = configure(run={"engine": "ray", "threads": 1, **run}, model={"device": device})
+    with pytest.raises(EngineError, match=message):
+        crew_of(pretended(), config)
+    assert crew_of(pretended(labels={"ray.io/node-group": "gpu-workers"}), config).size >= 1
+
+
+def test_gpus_and_cpus_of_a_worker_are_of_one_machine(configure: Configure) -> None:
+    ray = pretended(gpus=8)
+    ray.nodes()[1]["Resources"]["CPU"] = 0.0
+    with pytest.raises(EngineError, match="no machine of the Ray cluster has 1 GPU and 1 CPU"):
+        crew_of(ray, configure(run={"engine": "ray"}))
+
+
+def test_a_run_that_no_machine_has_room_for_ends_after_the_minutes_that_were_allowed(configure: Configure) -> None:
+    ray, config = pretended(), configure(run={"engine": "ray", "stall_minutes": 0.5})
+    waited: list[float] = []
+    cancelled: list[str] = []
+
+    def never(_task: str, timeout: float) -> bytes:
+        waited.append(timeout)
+        raise TimeoutError
+
+    ray.remote = lambda **_options: lambda _function: SimpleNamespace(remote=lambda *_config: "the task")
+    ray.get, ray.cancel = never, lambda task, force: cancelled.append(task)
+    with pytest.raises(EngineError, match=r"no machine had room for a worker of 1 CPU within 0\.5 minutes; alive"):
+        _begin(ray, config, crew_of(ray, config))
+    assert waited == [30.0]
+    assert cancelled == ["the task"]
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that a stand-in for Ray is asked to connect to, which it does not."""
+    asked: list[str] = []
+
+    def init(address: str, **_options: Any) -> None:
+        asked.append(address)
+        raise ConnectionError("no Ray")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setitem(sys.modules, "ray.data", SimpleNamespace())
+    return asked
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def test_an_address_where_nobody_listens_is_an_error_at_once(
+    configure: Configure, addresses: list[str], listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    for address in (f"127.0.0.1:{port}", f"[::1]:{port}", "127.0.0.1:99999"):
+        config = configure(run={"engine": "ray", "ray_address": address})
+        with pytest.raises(EngineError, match=r"no Ray cluster at .*: nobody answers there .* Check --ray-address"):
+            cluster(config).__enter__()
+    assert addresses == []
+
+
+def test_other_addresses_are_for_ray_to_judge(
+    configure: Configure, addresses: list[str], listener: socket.socket
+) -> None:
+    given = [f"127.0.0.1:{listener.getsockname()[1]}", "auto", "local", "ray://127.0.0.1:1", "nonsense"]
+    for address in given:
+        with pytest.raises(EngineError, match=r"no Ray cluster at .*: no Ray"):
+            cluster(configure(run={"engine": "ray", "ray_address": address})).__enter__()
+    assert addresses == given
+
+
+def test_segments_that_were_compacted_are_there_without_their_commit_records(
+    configure: Configure, watch: _Watch
+) -> None:
+    config = configure("scores")
+    for index in (1, 2):
+        commit(config, index)
+    compact_segments(config.store.path)
+    (Path(config.store.path) / "commits" / "000001.json").unlink()
+    found = _Watch(pretended(), config, watch.begun, lambda _: None)
+    assert found.committed == {0, 1, 2}
 
 
 def test_gpus_for_workers_that_compute_on_the_cpu_are_refused(configure: Configure) -> None:

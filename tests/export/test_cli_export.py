@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from gradsae_fast.cli import Verbs
 from gradsae_fast.cli_export import export
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.export import FORMATS, export_scores
 from gradsae_fast.store import ScoreStore, ScoreWriter, open_scores
 from tests.export.conftest import ASKED, OBJECTIVE, SITE
@@ -153,3 +153,14 @@ def test_exports_need_no_torch() -> None:
         "import sys, gradsae_fast.export, gradsae_fast.cli_export; assert not {'torch', 'anndata'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_address_of_object_storage_is_refused_and_becomes_no_file(
+    store: ScoreStore, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3:" / "bucket").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="cannot lie in object storage; expected a path on a disk"):
+        export_scores(store, f"s3://bucket/{NAMES[to]}", to=to, **ASKED)
+    assert not list((tmp_path / "s3:" / "bucket").iterdir())

@@ -1,5 +1,6 @@
 """Every command and every piece of Python that a how-to page shows is run as it stands, and works."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,8 @@ from typer.testing import CliRunner
 
 import gradsae_fast
 from gradsae_fast.cli import app
+from gradsae_fast.config import CorpusConfig
+from gradsae_fast.demo import ASSETS, demo_config
 
 PAGES = sorted((Path(gradsae_fast.__file__).parent / "howto").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -61,6 +64,18 @@ def test_a_page_is_short_and_has_what_a_reader_looks_for(page: Path) -> None:
     assert max(map(len, text.splitlines())) <= 160
     assert {"sh", "python", "text"} <= {language for language, _ in blocks(text)}
     assert "## When it goes wrong" in text
+
+
+def test_the_page_about_the_demo_says_with_which_options_its_model_takes_the_commands_of_the_others() -> None:
+    page = next(page for page in PAGES if page.stem == "demo").read_text(encoding="utf-8")
+    corpus = demo_config(Path("out")).corpus
+    model = json.loads((ASSETS / "model" / "config.json").read_text(encoding="utf-8"))
+    assert corpus.context_length == model["max_position_embeddings"] < CorpusConfig(path="").context_length
+    for options in (
+        f"--context-length {corpus.context_length} --overlap {corpus.overlap} ",
+        f"context_length = {corpus.context_length}, overlap = {corpus.overlap}`",
+    ):
+        assert options in page
 
 
 def test_pages_lead_to_each_other() -> None:

@@ -235,7 +235,10 @@ def test_damage_is_named_and_a_store_of_scores_is_no_jacobian_store(
 
 def fitting(write_sae: Callable[..., Path]) -> dict[str, Any]:
     """Tables of a run that passes the gate: six latents a token at both sites."""
-    lower, upper = write_sae("topk", name="fits below", seed=5), write_sae("topk", name="fits above", seed=6)
+    lower, upper = (
+        write_sae("topk", name=name, seed=seed, metadata={"hf_hook_name": site, "prepend_bos": True})
+        for name, seed, site in (("fits below", 5, LOWER), ("fits above", 6, UPPER))
+    )
     saes = [{"path": str(lower), "site": LOWER}, {"path": str(upper), "site": UPPER}]
     return {"sae": saes, "run": {"threads": 1, "force": False}}
 
@@ -249,7 +252,7 @@ def test_what_the_gate_found_is_told_and_kept(
     assert facts is not None
     assert not facts["forced"]
     assert [(c["name"], c["site"]) for c in facts["checks"]] == [
-        (name, site) for site in (LOWER, UPPER) for name in ("bos", "fvu", "l0")
+        (name, site) for site in (LOWER, UPPER) for name in ("site", "bos", "fvu", "l0")
     ]
     assert all(check["passed"] and any(check["found"] in line for line in told) for check in facts["checks"])
     assert {"L0 6.0"} == {check["found"] for check in facts["checks"] if check["name"] == "l0"}
@@ -278,7 +281,8 @@ def test_an_sae_that_does_not_fit_its_site_is_refused_before_there_is_a_store(
     configure_jacobian: ConfigureJacobian, write_sae: Callable[..., Path], place: int
 ) -> None:
     tables = fitting(write_sae)
-    sae = write_sae("topk", name="elsewhere")
+    trained = {"hf_hook_name": (LOWER, UPPER)[place], "prepend_bos": True}
+    sae = write_sae("topk", name="elsewhere", metadata=trained)
     weights = load_file(sae / "sae_weights.safetensors")
     save_file(weights | {"W_dec": weights["W_dec"].flip(0).contiguous()}, sae / "sae_weights.safetensors")
     tables["sae"][place]["path"] = str(sae)
@@ -376,3 +380,13 @@ def test_settings_without_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         extract_jacobian(configure_jacobian(**tables))
+
+
+def test_an_address_of_object_storage_is_refused_before_a_model_is_read(
+    configure_jacobian: ConfigureJacobian,
+) -> None:
+    config = configure_jacobian(model={"path": "nowhere/at/all"}, store={"path": "s3://trials/speeches.jacobian"})
+    with pytest.raises(StoreError, match="cannot lie in object storage; expected a path on a disk"):
+        extract_jacobian(config)
+    with pytest.raises(StoreError, match="cannot lie in object storage; expected a path on a disk"):
+        rank_edges(config.store.path)

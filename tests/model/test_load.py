@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from gradsae_fast.config import ModelConfig
 from gradsae_fast.errors import ModelError
@@ -40,9 +41,29 @@ def test_the_digest_follows_the_weights(folder: Path) -> None:
     assert load_model(ModelConfig(path=str(folder))).digest != before
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot load a causal language model from '.*nowhere'"):
-        load_model(ModelConfig(path=str(tmp_path / "nowhere")))
+@pytest.mark.parametrize(
+    "source", ["./nowhere", "nowhere/", "/models/nowhere", "models/of/nowhere", "../nowhere", "~/x"]
+)
+def test_a_path_where_nothing_is_is_said_to_be_one_and_no_hub_is_asked(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradsae_fast.model.load.AutoTokenizer", None)
+    with pytest.raises(
+        ModelError, match=f"there is no local path '{source}', and it is no hub id .'org/model'.; expected"
+    ):
+        load_model(ModelConfig(path=source))
+
+
+@pytest.mark.parametrize("source", ["MODEL", "org/model"])
+def test_a_hub_id_that_cannot_be_had_is_said_to_be_no_local_path(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError("the hub cannot be reached")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(
+        ModelError, match=f"'{source}', which is no local path, so that the hub was asked: the hub cannot"
+    ):
+        load_model(ModelConfig(path=source))
 
 
 def test_a_truncated_weight_file_is_refused(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from gradsae_fast.errors import QueryError
+from gradsae_fast.errors import QueryError, StoreError
 from gradsae_fast.ranking import contrast, query_of, rank_tokens, write_table
 from gradsae_fast.store import ScoreStore
 
@@ -87,5 +87,7 @@ def test_what_cannot_be_written_is_refused(table: pa.Table, tmp_path: Path) -> N
         write_table(table, format="jsn")
     with pytest.raises(QueryError, match="parquet is no text; expected a path"):
         write_table(table, format="parquet")
+    with pytest.raises(StoreError, match="cannot lie in object storage; expected a path on a disk"):
+        write_table(table, "s3://bucket/rows.json")
     with pytest.raises(QueryError, match=r"folder .*absent does not exist; make it first"):
         write_table(table, tmp_path / "absent" / "rows.json")

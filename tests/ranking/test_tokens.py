@@ -5,9 +5,12 @@ import pytest
 
 from gradsae_fast.errors import QueryError
 from gradsae_fast.ranking import query_of, rank_latents, rank_tokens
+from gradsae_fast.ranking.question import SUMS
+from gradsae_fast.ranking.tokens import TOKEN_VALUES
 from gradsae_fast.records import Array
 from gradsae_fast.store import ScoreStore
 from gradsae_fast.store.arrays.site import StoredSite
+from tests.terminal import gradsae
 
 if TYPE_CHECKING:
     from tests.ranking.conftest import MakeStore, World
@@ -210,3 +213,8 @@ def test_a_latent_that_never_fires_gives_an_empty_table_with_its_columns(store: 
 def test_what_cannot_be_answered_is_refused(store: ScoreStore, question: dict[str, Any], message: str) -> None:
     with pytest.raises(QueryError, match=message):
         rank_tokens(store, **({"latent": LATENT} | CHOSEN | question))
+
+
+def test_the_help_offers_the_measures_that_tokens_have_and_no_other() -> None:
+    text = gradsae("rank", "tokens", "--help").out
+    assert {name for name in SUMS if name in text} == set(TOKEN_VALUES)

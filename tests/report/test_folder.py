@@ -132,3 +132,12 @@ def test_the_marker_names_every_file_and_the_scores(report: Callable[..., Report
     assert marker["format"] == "gradsae.audit"
     assert {*marker["files"], "audit.json"} == set(files(tmp_path / "audit"))
     assert marker["run"] in (tmp_path / "audit/index.html").read_text(encoding="utf-8")
+
+
+def test_an_address_of_object_storage_is_refused_and_becomes_no_folder(
+    store: ScoreStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="cannot lie in object storage"):
+        write_report(store, "s3://bucket/audit")
+    assert not list(tmp_path.iterdir())

@@ -16,8 +16,8 @@ from gradsae_fast.report import write_report
 from gradsae_fast.report.marked import mark_document
 from gradsae_fast.report.pages import PAGE_BYTES
 from gradsae_fast.report.passages import Piece
-from gradsae_fast.report.visible import cut, visible, word
 from gradsae_fast.store import ScoreStore
+from gradsae_fast.visible import cut, visible, word
 
 TAGS = {
     "html",

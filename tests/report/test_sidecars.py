@@ -139,5 +139,5 @@ def test_influences_that_are_not_finite_are_left_out_and_counted(
     write_report(store, tmp_path / "audit", latents=[38], documents=1)
     html = (tmp_path / "audit/latents/000038.html").read_text(encoding="utf-8")
     num_left_out = int((values == largest).sum())
-    assert f"{num_left_out} tokens are left out: their numbers are not finite" in html
+    assert f"Left out: {num_left_out} token" in html
     assert f"{len(values) - num_left_out} counted tokens on which it is active" in html

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import QueryError
+from gradsae_fast.spelling import did_you_mean
 from gradsae_fast.store.changes.revise import revising
 from gradsae_fast.store.changes.rewrite import leave_out
 from gradsae_fast.store.places.place import Place, place_of
@@ -99,14 +101,15 @@ def _find(store: ScoreStore, effective: Effective, wanted: frozenset[str]) -> di
     unknown = sorted(wanted.difference(gone, *found.values()))
     if unknown:
         more = f" and {len(unknown) - _FEW} more" if len(unknown) > _FEW else ""
+        known = [key for segment in store.segments for key in segment.document_keys()]
         raise QueryError(
             f"no committed document of {store.path} has the key {', '.join(map(repr, unknown[:_FEW]))}{more}; nothing "
-            "was dropped: look for keys with `gradsae rank documents`, or choose documents with --where"
+            f"was dropped: {did_you_mean(unknown[0], known)}; or choose documents with --where"
         )
     if found and not kept:
         raise QueryError(
-            f"these are all {store.num_documents} documents of {store.path}; nothing was dropped: delete the folder "
-            "instead"
+            f"these are all of the {counted(store.num_documents, 'document')} of {store.path}; nothing was dropped: "
+            "delete the folder instead"
         )
     return found
 

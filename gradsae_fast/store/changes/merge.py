@@ -233,7 +233,9 @@ class _Merge:
             if any(gate.get("median_norms") != of_store.get("median_norms") for gate in gates):
                 self.tell(
                     f"generation {generation.number} has median norms of its own, measured on its own documents: "
-                    "tokens were masked as attention sinks above a somewhat other norm than in generation 0"
+                    "attention sinks were masked above a somewhat other norm than in generation 0. Scores compare all "
+                    "the same; only a token between the two limits counts in one and not in the other. The norms: "
+                    f'store.facts({generation.name_of("gate")!r})["median_norms"]'
                 )
 
     def _keep_certificate(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradsae_fast.counts import counted
 from gradsae_fast.errors import CorpusError, IdentityError, StoreError
 from gradsae_fast.store.arrays.stored import METADATA, encode_group
 from gradsae_fast.store.keys import KnownKeys, repeated_keys
@@ -199,7 +200,7 @@ def _placed(
         record, offsets = replace(record, closed=True, num_segments=len(own)), list(range(len(own)))
     found = generation_of_run(known, record.identity)
     if found is not None and (found.is_closed or record.closed):
-        raise _would_come_back(source.place, parts[found.number][0][0].place, record.closed, found.is_closed)
+        raise _would_come_back(source, parts[found.number][0][0], record.closed, found.is_closed)
     if found is not None:
         compare_runs(source.place, record, found.record)
     else:
@@ -210,18 +211,26 @@ def _placed(
     return found, {found.first_segment + offset: number for offset, number in zip(offsets, own, strict=True)}
 
 
-def _would_come_back(place: Place, other: Place, *closed: bool) -> StoreError:
-    """Of a run that two stores have, of which one is `closed`, or both: whole, and without what was dropped."""
-    whole, part = (place, other) if closed[0] else (other, place)
-    remedy = (
-        "drop from one what was dropped from the other, and leave the other out"
-        if all(closed)
-        else f"leave {part} out, as {whole} has all of the run"
-    )
+def _would_come_back(one: Source, other: Source, is_closed: bool, other_is_closed: bool) -> StoreError:
+    """Of a run that two stores have, of which one is closed, or both: whole, and without what was dropped."""
+    kept, left = (other, one) if other_is_closed else (one, other)
+    where, why = str(kept.place), f"as {kept.place} has all of the run"
+    if is_closed and other_is_closed:
+        kept, left = (left, kept) if _beyond(left, kept) else (kept, left)
+        where, why = "both", f"once {kept.place} lacks what was dropped from it, too"
+    lost = ", ".join(_beyond(left, kept))
+    instead = f"; but it also has {lost}, which {kept.place} lacks: give the store that this came from in its stead"
     return StoreError(
-        f"{place} and {other} have one run, and documents were dropped from it, or segments compacted, in "
-        f"{'both' if all(closed) else whole}: what the other has would bring dropped documents back; {remedy}"
+        f"{one.place} and {other.place} have one run, and documents were dropped from it, or segments compacted, in "
+        f"{where}: what the other has would bring dropped documents back; leave {left.place} out, {why}"
+        f"{instead if lost else ''}"
     )
+
+
+def _beyond(source: Source, other: Source) -> list[str]:
+    """The generations of a source whose runs another one does not have."""
+    lost = [one for one in source.generations if generation_of_run(other.generations, one.identity) is None]
+    return [f"generation {one.number}" for one in lost]
 
 
 def _is_revised(source: Source, generation: Generation) -> bool:
@@ -256,7 +265,7 @@ def _refuse_repeated_keys(plan: MergePlan) -> None:
     if repeated:
         few = "; ".join(f"{key!r} in {' and '.join(where)}" for key, where in list(repeated.items())[:5])
         raise CorpusError(
-            f"{len(repeated):,} documents of the stores have one key in common with another: {few}; expected keys that "
+            f"{counted(len(repeated), 'key')} of documents in more than one of the corpora: {few}; expected keys that "
             "are unique in the merged store: take them out of one with `gradsae drop`, or extract with another "
             "--id-column"
         )

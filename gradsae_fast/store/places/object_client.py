@@ -29,6 +29,7 @@ _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "
 _SHORTEST_SECRET = 4
 _KEY_ID = re.compile("<AWSAccessKeyId>[^<]*")
 _INSTANCE = "169.254.169.254"  # who is asked for credentials where the environment has none
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"  # an answer to a listing, which obstore takes for no answer
 
 
 class ObjectClient:
@@ -239,9 +240,9 @@ class ObjectClient:
         try:
             yield
             self._client = self._patient
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             self._client = self._patient
-            if writing or listing:
+            if writing or listing or _NO_BUCKET in str(error):
                 raise self._no_bucket() from None
             raise FileNotFoundError(errno.ENOENT, "there is no such object", f"{self.url}/{key}") from None
         except (self._api.exceptions.BaseError, ValueError) as error:
@@ -254,6 +255,8 @@ class ObjectClient:
         return BucketError(f"{self.url}: there is no such bucket; create it, or check its name and AWS_ENDPOINT_URL")
 
     def _unknown(self, key: str, error: Exception) -> BucketError:
+        if _NO_BUCKET in str(error):
+            return self._no_bucket()
         names = (self._api.exceptions.PermissionDeniedError, self._api.exceptions.UnauthenticatedError)
         if isinstance(error, names):
             what = "the object storage refused"

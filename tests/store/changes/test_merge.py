@@ -124,7 +124,7 @@ def test_documents_of_one_key_in_two_corpora_are_refused_before_anything_is_writ
     first = copy_of(OLD, "a")
     with open_corpus_writer(tmp_path / "b", NEW) as writer:
         writer.write(corpus_segment(OLD, 1))
-    with pytest.raises(CorpusError, match=r"4 documents .* '0a1b-1-\d' in .*a, segment 1 and .*b, segment 1"):
+    with pytest.raises(CorpusError, match=r"4 keys .* '0a1b-1-\d' in .*a, segment 1 and .*b, segment 1"):
         merge([first, tmp_path / "b"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
@@ -242,7 +242,10 @@ def test_each_generation_keeps_the_gate_that_it_was_scored_with(copy_of: CopyOf,
     assert store.facts("gate") == {"median_norms": {SITE: 1.5}, "checks": []}
     assert store.facts("gate-1") == own
     assert store.facts("gate-2") is None
-    assert [line for line in told if "generation 1 has median norms of its own" in line]
+    (line,) = (line for line in told if "generation 1 has median norms of its own" in line)
+    assert "Scores compare all the same" in line
+    assert line.endswith("""store.facts('gate-1')["median_norms"]""")
+    assert (store.facts("gate-1") or {})["median_norms"] == {SITE: 2.5}
     merge([tmp_path / "all"], tmp_path / "again")
     assert open_scores(tmp_path / "again").facts("gate-1") == own
 

@@ -63,7 +63,19 @@ def test_two_stores_of_one_run_without_different_documents_do_not_give_them_back
 ) -> None:
     other = copy_of(OLD, "other")
     drop_documents(other, [f"0a1b-{number}-{slot}" for number in range(3) for slot in range(4)])
-    refused([revised, other], tmp_path / "all", "in both: .* drop from one what was dropped from the other")
+    refused([revised, other], tmp_path / "all", "in both: .* leave .*other out, once .*revised lacks what was dropped")
+
+
+def test_the_advice_to_leave_a_store_out_says_which_documents_that_store_alone_has(
+    copy_of: CopyOf, revised: Path, tmp_path: Path
+) -> None:
+    grown = tmp_path / "grown"
+    merge([copy_of(OLD, "old"), copy_of(NEW, "new")], grown)
+    advice = "leave .*grown out, as .*revised has all.*; but it also has generation 1, which .*revised lacks: give"
+    refused([revised, grown], tmp_path / "all", advice)
+    drop_documents(grown, LAST)
+    for sources in ([revised, grown], [grown, revised]):
+        refused(sources, tmp_path / "all", r"in both: .* leave \S*revised out, once \S*grown lacks [^;]*$")
 
 
 def test_a_compacted_store_is_not_merged_with_a_part_of_its_run(copy_of: CopyOf, part: Path, tmp_path: Path) -> None:

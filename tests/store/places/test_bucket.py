@@ -222,6 +222,28 @@ def test_a_commit_that_landed_counts_though_its_response_was_lost(
     assert open_scores(bucket).is_complete
 
 
+@pytest.mark.parametrize(
+    ("function", "error", "ask"),
+    [
+        ("list", obstore.exceptions.GenericError, BucketPath.exists),
+        ("list_with_delimiter", obstore.exceptions.GenericError, lambda bucket: list(bucket.glob("*"))),
+        ("get", FileNotFoundError, BucketPath.read_bytes),
+    ],
+)
+def test_where_the_bucket_is_missing_it_is_said_so(
+    bucket: BucketPath, api: Obstore, function: str, error: type[Exception], ask: Callable[[BucketPath], object]
+) -> None:
+    bucket = reached_anew(bucket)
+
+    def refuse(asked: str, key: str) -> None:
+        if asked == function:
+            raise error("404 Not Found: <Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist")
+
+    api.before = refuse
+    with pytest.raises(BucketError, match=r"memory://test-\d+: there is no such bucket; create it, or check its name"):
+        ask(bucket)
+
+
 def test_a_commit_of_which_nothing_is_known_is_an_error_and_no_guess(bucket: BucketPath, api: Obstore) -> None:
     bucket = reached_anew(bucket)
     api.before, api.after = lost(obstore.exceptions.GenericError, landed=False)

@@ -168,9 +168,9 @@ def test_a_key_that_is_dropped_already_is_passed_over(whole: Path, without: dict
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (["0/1", "absent", "gone"], "has the key 'absent', 'gone'; nothing was dropped"),
+        (["0/1", "absent", "gone"], "has the key 'absent', 'gone'; nothing was dropped: known: '0/0', "),
         ([], "got no document to drop"),
-        ([f"{i}/{n}" for i in range(NUM_SEGMENTS) for n in range(4)], "these are all 20 documents of"),
+        ([f"{i}/{n}" for i in range(NUM_SEGMENTS) for n in range(4)], "these are all of the 20 documents of"),
     ],
 )
 def test_what_cannot_be_dropped_is_named_and_nothing_is_done(whole: Path, asked: list[str], message: str) -> None:

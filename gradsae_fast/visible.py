@@ -1,7 +1,8 @@
-"""Text of unknown origin as a page may show it: whole characters, nothing invisible, of bounded length.
+"""Text of unknown origin as a page or a terminal may show it: whole characters, nothing invisible, of bounded length.
 
 HTML escaping keeps text from being markup. It does not keep a right-to-left override from turning a line around, a NUL
-from vanishing, or a megabyte from filling a page: that is done here, before escaping, by characters that can be seen.
+from vanishing, or a megabyte from filling a page, and a terminal obeys what follows an ESC: that is mended here, before
+escaping, by characters that can be seen.
 """
 
 import re
@@ -31,6 +32,15 @@ def visible(text: str) -> str:
     '[5 more marks]'
     """
     return _HIDDEN.sub(_sign, text)
+
+
+def visible_lines(text: str) -> str:
+    r"""Return a text of several lines made visible, line by line.
+
+    >>> visible_lines("a\x1b[2J\nb\n")
+    'a␛[2J\nb\n'
+    """
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def cut(text: str, limit: int) -> str:
