@@ -38,12 +38,13 @@ def show_sound(store: ScoreStore) -> bool:
 
 
 def lacking(store: ScoreStore) -> dict[str, Generation]:
-    """Return what each run writes before its first segment and the store lacks nevertheless, and whose run wrote it.
+    """Return what extracting writes before its first segment and the store lacks nevertheless, and whose run wrote it.
 
-    A store that no segment was committed to lacks nothing: it was only begun.
+    A store that no segment was committed to lacks nothing: it was only begun. Nor does one that has no configuration of
+    a run: a `ScoreWriter` alone wrote it.
     """
     begun = having(store.generations, store.committed)
-    if not begun:
+    if not begun or "config" not in store.run:
         return {}
     wanted = {key_below(dictionary_record(store.path), store.path): begun[0], f"{FACTS}/gate.json": begun[0]}
     wanted |= {f"{FACTS}/{generation.name_of('plan')}.json": generation for generation in begun}

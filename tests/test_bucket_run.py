@@ -109,7 +109,8 @@ def test_stores_in_a_bucket_are_merged_compacted_and_copied_back(address: str, t
         said("merge", f"{room}/c", "--out", tmp_path / f"back-{len(ends)}")
         ends.append([digests(f"{room}/c"), digests(tmp_path / f"back-{len(ends)}")])
         assert len(digests(f"{room}/c")) == 1
-        assert said("verify", f"{room}/c") == said("verify", tmp_path / "back-0")
+        for store in (f"{room}/c", tmp_path / "back-0"):
+            assert said("verify", store).startswith("no fault found")
     assert ends[0] == ends[1]
 
 

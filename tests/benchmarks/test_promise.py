@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.durability.pieces import read_lines
-from gradsae_fast.store.promise import MEASURED, TRIALS
+from gradsae_fast.store.promise import MEASURED, TRIALS, TRIED_ON
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SORTS = {
@@ -24,3 +24,4 @@ def test_the_trials_that_are_claimed_were_done_and_had_no_violation() -> None:
     for name, pattern in SORTS.items():
         assert TRIALS[name] == sum(line.trials for line in lines if re.fullmatch(pattern, line.what)), name
     assert set(TRIALS) == set(SORTS)
+    assert sorted(TRIED_ON) == sorted({line.disk for line in lines})

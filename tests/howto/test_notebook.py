@@ -36,7 +36,7 @@ def test_the_notebook_runs_and_shows_tables_tokens_and_a_document(executed: Any,
         if "text/html" in output.get("data", {})
     ]
     assert len(pages) == 6
-    assert "passed 5 checks" in pages[0]
+    assert "passed 6 checks" in pages[0]
     for page, part in zip(pages[1:], ("absolute", "effect_size", "<mark", "latent ", "all latents"), strict=True):
         assert part in page
         assert "<script" not in page
