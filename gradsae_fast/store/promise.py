@@ -18,7 +18,7 @@ from gradsae_fast.store.places.place import Place
 
 MEASURED = "2026-11-23"
 # Without a violation each:
-TRIALS = {"kills": 12_400, "steps": 301, "power cuts": 2_700, "flips": 5_000, "cuts": 85_521}
+TRIALS = {"kills": 11_900, "steps": 1_584, "power cuts": 2_700, "flips": 5_000, "cuts": 28_600}
 TRIED_ON = ("ext4", "tmpfs")
 BUCKET = "bucket"
 MOUNTS = Path("/proc/self/mountinfo")
